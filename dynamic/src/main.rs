@@ -1,0 +1,2 @@
+//! The demo API.
+fn main() {}

@@ -1,0 +1,2 @@
+//! nginit.
+fn main() {}
