@@ -1,1 +1,4 @@
 //! nginit.
+pub mod log;
+pub mod settings;
+pub mod upstream;

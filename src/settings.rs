@@ -1,0 +1,659 @@
+//! Variables as (name, value) pairs become [`Settings`].
+//!
+//! Two steps, so that reading a setting never opens what it names: [`classify`] says of a name
+//! whether it is ours and whether its value stands in a file (whoever holds the environment then
+//! reads that), and [`parse`] turns the texts into their useful form, collecting every fault of
+//! every variable. Variables of other programs are never looked at.
+
+pub mod balance;
+pub mod error;
+pub mod routes;
+pub mod servers;
+pub mod variables;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::log::{Format, Level};
+use crate::upstream::{AccessLog, Balance, Listen, Name, Route, Upstream, Upstreams};
+use error::{SettingsError, SettingsErrors};
+use variables as table;
+
+/// A value together with the variable that the operator set, which messages must name: for
+/// `STATIC_BACKEND` that may be `STATIC_BACKEND_FILE` or `STATIC_APP`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The variable as set.
+    pub variable: String,
+    /// Its text, read from its file where that was asked for.
+    pub value: String,
+}
+
+/// Every variable that is ours, by its canonical name.
+pub type Vars = BTreeMap<String, Given>;
+
+/// Everything that nginit is told from outside, checked and complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// All declared upstreams.
+    pub upstreams: Upstreams,
+    /// Where nginx listens; never empty.
+    pub listen: Vec<Listen>,
+    /// Whether `listen` is the default, which may shrink to what the kernel supports.
+    pub listen_is_default: bool,
+    /// Where the configuration is written to.
+    pub conf_dir: PathBuf,
+    /// Where templates of the operator's are.
+    pub templates: PathBuf,
+    /// nginx's binary, a path or a name.
+    pub nginx: String,
+    /// What TERM means.
+    pub stop: StopMode,
+    /// Longest wait for running requests at a stop; nothing waits for ever.
+    pub stop_timeout: Option<Duration>,
+    /// nginx's worker processes; nothing is the container's quota.
+    pub workers: Option<NonZeroU16>,
+    /// The access log's form.
+    pub access_log: AccessLog,
+    /// The least severe level that nginit logs.
+    pub log: Level,
+    /// The form of nginit's lines.
+    pub log_format: Format,
+}
+
+/// What TERM means to nginx.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopMode {
+    /// QUIT: requests that run are finished.
+    Graceful,
+    /// TERM: the fast stop.
+    Forward,
+}
+
+/// Something an operator should know that is no fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// How loudly.
+    pub level: Level,
+    /// One line.
+    pub text: String,
+}
+
+fn note(notes: &mut Vec<Note>, level: Level, text: String) {
+    notes.push(Note { level, text });
+}
+
+/// What a variable's name means to nginit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Class {
+    /// Not ours: its value is not read.
+    Foreign,
+    /// Nearly ours: worth a line.
+    Noted(Note),
+    /// Ours.
+    Ours {
+        /// The name it goes by in [`Vars`].
+        canonical: String,
+        /// Its value is the path of a file that holds the text.
+        in_file: bool,
+    },
+}
+
+const SUFFIXES: [&str; 4] = ["_BACKEND", "_ROUTE", "_PORT", "_BALANCE"];
+
+/// Says of `name` what it is, given the names of all variables that are set: an upstream counts
+/// once both its `NAME_BACKEND` and its `NAME_ROUTE` are there.
+pub fn classify(name: &str, all: &BTreeSet<&str>) -> Class {
+    if name.starts_with("NGINIT_") {
+        return classify_own(name);
+    }
+    let (base, in_file) = match name.strip_suffix("_FILE") {
+        Some(base) => (base, true),
+        None => (name, false),
+    };
+    if let Some(&(_, meant)) = table::ALIASES.iter().find(|(old, _)| *old == base) {
+        return Class::Ours { canonical: meant.to_owned(), in_file };
+    }
+    let Some((upstream, suffix)) = SUFFIXES.iter().find_map(|s| base.strip_suffix(s).map(|name| (name, *s))) else {
+        return Class::Foreign;
+    };
+    let is_set = |suffix: &str| {
+        let name = format!("{upstream}{suffix}");
+        all.contains(name.as_str()) || all.contains(format!("{name}_FILE").as_str())
+    };
+    if Name::new(upstream).is_none() || upstream == "NGINIT" {
+        return Class::Foreign;
+    }
+    let alias = || table::ALIASES.iter().any(|(old, new)| *new == format!("{upstream}_BACKEND") && all.contains(old));
+    let declared = is_set("_BACKEND") || alias();
+    if declared && (known_route(upstream).is_some() || is_set("_ROUTE")) {
+        return Class::Ours { canonical: base.to_owned(), in_file };
+    }
+    if suffix == "_BACKEND" {
+        let text = format!("\"{name}\" is left alone: it is an upstream of nginx once \"{upstream}_ROUTE\" is set too");
+        return Class::Noted(Note { level: Level::Info, text });
+    }
+    Class::Foreign
+}
+
+fn classify_own(name: &str) -> Class {
+    let is_real = |name: &str| table::NGINIT.iter().any(|v| v.name == name);
+    if is_real(name) {
+        return Class::Ours { canonical: name.to_owned(), in_file: false };
+    }
+    if let Some(base) = name.strip_suffix("_FILE").filter(|base| is_real(base)) {
+        return Class::Ours { canonical: base.to_owned(), in_file: true };
+    }
+    // Kubernetes gives every container of a namespace such names for a Service called nginit.
+    if name.starts_with("NGINIT_SERVICE_") || name.starts_with("NGINIT_PORT") {
+        return Class::Foreign;
+    }
+    let hint = match table::nearest(name.strip_suffix("_FILE").unwrap_or(name)) {
+        Some(real) => format!("did you mean \"{real}\"?"),
+        None => "\"nginit help env\" lists them all".to_owned(),
+    };
+    Class::Noted(Note { level: Level::Warn, text: format!("\"{name}\" is not a variable of nginit; {hint}") })
+}
+
+/// The route of an upstream that is known by its name.
+fn known_route(name: &str) -> Option<&'static str> {
+    match name {
+        "STATIC" => Some(table::DEFAULT_STATIC_ROUTE),
+        "DYNAMIC" => Some(table::DEFAULT_DYNAMIC_ROUTE),
+        _ => None,
+    }
+}
+
+/// The texts of `NGINIT_…`, as given.
+#[derive(Debug, Deserialize, Default)]
+#[serde(default)]
+struct RawNginit {
+    listen: String,
+    conf_dir: String,
+    templates: String,
+    nginx: String,
+    stop: String,
+    stop_timeout: String,
+    workers: String,
+    access_log: String,
+    log: String,
+    log_format: String,
+}
+
+/// The texts of one upstream, as given.
+#[derive(Debug, Deserialize, Default)]
+#[serde(default)]
+struct RawUpstream {
+    backend: String,
+    route: String,
+    port: String,
+    balance: String,
+}
+
+/// Every fault and note, while the variables are gone through.
+#[derive(Default)]
+struct Findings {
+    errors: Vec<SettingsError>,
+    notes: Vec<Note>,
+}
+
+impl Findings {
+    /// The value, or nothing and a fault of the variable that was set for `canonical`.
+    fn check<T, E: Into<(String, String)>>(
+        &mut self,
+        vars: &Vars,
+        canonical: &str,
+        text: &str,
+        parsed: Result<T, E>,
+    ) -> Option<T> {
+        parsed
+            .map_err(|fault| {
+                let (reason, remedy) = fault.into();
+                let variable = as_set(vars, canonical);
+                self.errors.push(SettingsError::new(variable, Some(text), reason, remedy));
+            })
+            .ok()
+    }
+}
+
+/// The variable that the operator set for `canonical`.
+fn as_set(vars: &Vars, canonical: &str) -> String {
+    vars.get(canonical).map_or(canonical, |given| &given.variable).to_owned()
+}
+
+/// The text, or the default where it is empty.
+fn or_default<'a>(text: &'a str, default: &'a str) -> &'a str {
+    let text = text.trim();
+    if text.is_empty() { default } else { text }
+}
+
+/// Turns the texts of our variables into settings, with notes for the operator.
+///
+/// # Errors
+/// All faults of all variables.
+pub fn parse(vars: &Vars) -> Result<(Settings, Vec<Note>), SettingsErrors> {
+    let mut findings = Findings::default();
+    let raw: RawNginit = from_vars("NGINIT_", vars, &mut findings);
+    let upstreams = parse_upstreams(vars, &mut findings);
+    let settings = parse_nginit(&raw, vars, upstreams, &mut findings);
+    match settings {
+        Some(settings) if findings.errors.is_empty() => Ok((settings, findings.notes)),
+        _ => Err(SettingsErrors(findings.errors)),
+    }
+}
+
+/// The variables that start with `prefix`, as the struct of texts that they are. The fields are
+/// all optional texts, so nothing but a fault of ours makes this fail; it is reported as such.
+fn from_vars<T: serde::de::DeserializeOwned + Default>(prefix: &str, vars: &Vars, findings: &mut Findings) -> T {
+    let pairs = vars.iter().map(|(name, given)| (name.clone(), given.value.clone()));
+    envy::prefixed(prefix).from_iter(pairs).unwrap_or_else(|err| {
+        let remedy = "report this as a bug of nginit";
+        findings.errors.push(SettingsError::new(format!("{prefix}…"), None, err.to_string(), remedy));
+        T::default()
+    })
+}
+
+fn parse_upstreams(vars: &Vars, findings: &mut Findings) -> Upstreams {
+    let names: Vec<Name> = vars.keys().filter_map(|v| v.strip_suffix("_BACKEND")).filter_map(Name::new).collect();
+    let mut upstreams = Upstreams::new();
+    for name in names {
+        if let Some(upstream) = parse_upstream(&name, vars, findings) {
+            upstreams.insert(name, upstream);
+        }
+    }
+    let mut owners: BTreeMap<&Route, &Name> = BTreeMap::new();
+    for (name, upstream) in &upstreams {
+        for route in &upstream.routes {
+            if let Some(other) = owners.insert(route, name) {
+                let variable = as_set(vars, &format!("{}_ROUTE", name.as_str()));
+                let reason = format!("{} has the same route", other.upstream());
+                let remedy = format!("give {} and {} different routes", other.as_str(), name.as_str());
+                findings.errors.push(SettingsError::new(variable, Some(&route.to_string()), reason, remedy));
+            }
+        }
+    }
+    upstreams
+}
+
+fn parse_upstream(name: &Name, vars: &Vars, findings: &mut Findings) -> Option<Upstream> {
+    let var = |suffix: &str| format!("{}_{suffix}", name.as_str());
+    let mut raw: RawUpstream = from_vars(&format!("{}_", name.as_str()), vars, findings);
+    // Kubernetes and `docker run --link` set NAME_PORT=tcp://10.0.0.1:80 for a service called NAME.
+    if raw.port.contains("://") {
+        let text = format!("\"{}\" is left alone: it describes a service link, not a port", var("PORT"));
+        note(&mut findings.notes, Level::Info, text);
+        raw.port.clear();
+    }
+    let port_text = or_default(&raw.port, table::DEFAULT_PORT);
+    let port = findings.check(vars, &var("PORT"), port_text, servers::parse_port(port_text));
+
+    let default_balance = if name.as_str() == "STATIC" { "ip_hash" } else { "round_robin" };
+    let balance_text = or_default(&raw.balance, default_balance);
+    let balance = findings.check(vars, &var("BALANCE"), balance_text, balance::parse_balance(balance_text));
+
+    let route_text = or_default(&raw.route, known_route(name.as_str()).unwrap_or_default());
+    let routes = routes::parse_routes(&as_set(vars, &var("ROUTE")), route_text)
+        .map_err(|errors| findings.errors.extend(errors))
+        .ok();
+
+    let variable = as_set(vars, &var("BACKEND"));
+    if let Some((old, new)) = table::ALIASES.iter().find(|(old, _)| variable.starts_with(old)) {
+        let text = format!("\"{old}\" is an older spelling of \"{new}\"; use the latter");
+        note(&mut findings.notes, Level::Warn, text);
+    }
+    let list = servers::parse_servers(&variable, &raw.backend, port.unwrap_or(NonZeroU16::MIN))
+        .map_err(|errors| findings.errors.extend(errors))
+        .ok();
+    if let (Some(list), Some(balance)) = (&list, &balance) {
+        let switch = var("BALANCE");
+        findings.errors.extend(backups_that_nginx_refuses(&variable, &switch, list, balance));
+        for token in &list.repeated {
+            let text = format!("\"{variable}\": \"{token}\" repeats an earlier entry and counts once");
+            note(&mut findings.notes, Level::Warn, text);
+        }
+    }
+    Some(Upstream { servers: list?.servers, routes: routes?, balance: balance?, variable })
+}
+
+/// `backup` needs a balance method that knows it, and a server that is none.
+fn backups_that_nginx_refuses(
+    variable: &str,
+    switch: &str,
+    list: &servers::ServerList,
+    balance: &Balance,
+) -> Vec<SettingsError> {
+    let all = !list.servers.is_empty() && list.servers.iter().all(|s| s.params.backup);
+    let (reason, remedy) = if !balance.allows_backup() {
+        (
+            format!("{} knows no backup servers", balance.word()),
+            format!("set {switch}=round_robin or remove \"backup\""),
+        )
+    } else if all {
+        ("an upstream needs a server that is no backup".to_owned(), "remove \"backup\"".to_owned())
+    } else {
+        return Vec::new();
+    };
+    let backups = list.servers.iter().zip(&list.entries).filter(|(server, _)| server.params.backup);
+    backups
+        .map(|(server, entry)| SettingsError {
+            variable: variable.to_owned(),
+            entry: Some(("server", *entry)),
+            token: Some(format!("{};backup", server.address)),
+            reason: reason.clone(),
+            remedy: remedy.clone(),
+        })
+        .collect()
+}
+
+fn parse_nginit(raw: &RawNginit, vars: &Vars, upstreams: Upstreams, findings: &mut Findings) -> Option<Settings> {
+    let listen_text = or_default(&raw.listen, table::DEFAULT_LISTEN);
+    let listen =
+        parse_listen(&as_set(vars, "NGINIT_LISTEN"), listen_text).map_err(|errors| findings.errors.extend(errors)).ok();
+
+    let mut read = Reader { vars, findings };
+    let conf_dir = read.value("NGINIT_CONF_DIR", &raw.conf_dir, table::DEFAULT_CONF_DIR, ABSOLUTE, absolute);
+    let templates = read.value("NGINIT_TEMPLATES", &raw.templates, table::DEFAULT_TEMPLATES, ABSOLUTE, absolute);
+    let stop = read.value("NGINIT_STOP", &raw.stop, table::DEFAULT_STOP, "graceful or forward", |text| match text {
+        "graceful" => Some(StopMode::Graceful),
+        "forward" => Some(StopMode::Forward),
+        _ => None,
+    });
+    let timeout = "a time such as 9s, 500ms or 1m30s";
+    let stop_timeout = table::DEFAULT_STOP_TIMEOUT;
+    let stop_timeout = read.value("NGINIT_STOP_TIMEOUT", &raw.stop_timeout, stop_timeout, timeout, parse_duration);
+    let workers = "auto or a number 1-1024";
+    let workers = read.value("NGINIT_WORKERS", &raw.workers, table::DEFAULT_WORKERS, workers, |text| match text {
+        "auto" => Some(None),
+        text => text.parse().ok().filter(|n: &NonZeroU16| n.get() <= MOST_WORKERS).map(Some),
+    });
+    let access_log = table::DEFAULT_ACCESS_LOG;
+    let access_log =
+        read.value("NGINIT_ACCESS_LOG", &raw.access_log, access_log, "text, json or off", |text| match text {
+            "text" => Some(AccessLog::Text),
+            "json" => Some(AccessLog::Json),
+            "off" => Some(AccessLog::Off),
+            _ => None,
+        });
+    let levels = "emerg, alert, crit, error, warn, notice, info or debug";
+    let log = read.value("NGINIT_LOG", &raw.log, table::DEFAULT_LOG, levels, Level::from_word);
+    let formats = "text or json";
+    let log_format = table::DEFAULT_LOG_FORMAT;
+    let log_format = read.value("NGINIT_LOG_FORMAT", &raw.log_format, log_format, formats, Format::from_word);
+
+    Some(Settings {
+        upstreams,
+        listen: listen?,
+        listen_is_default: raw.listen.trim().is_empty(),
+        conf_dir: conf_dir?,
+        templates: templates?,
+        nginx: or_default(&raw.nginx, table::DEFAULT_NGINX).to_owned(),
+        stop: stop?,
+        stop_timeout: Some(stop_timeout?).filter(|t| !t.is_zero()),
+        workers: workers?,
+        access_log: access_log?,
+        log: log?,
+        log_format: log_format?,
+    })
+}
+
+/// Reads values that stand alone in their variable.
+struct Reader<'a> {
+    vars: &'a Vars,
+    findings: &'a mut Findings,
+}
+
+impl Reader<'_> {
+    /// What `parse` makes of `text` or, where that is empty, of `default`; else nothing, and a
+    /// fault that says it is not `want`.
+    fn value<T>(
+        &mut self,
+        variable: &str,
+        text: &str,
+        default: &str,
+        want: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = or_default(text, default);
+        let fault = || (format!("is not {want}"), "correct it or unset the variable".to_owned());
+        self.findings.check(self.vars, variable, text, parse(text).ok_or_else(fault))
+    }
+}
+
+/// More workers than any machine has cores are a mistyped number.
+const MOST_WORKERS: u16 = 1024;
+
+const ABSOLUTE: &str = "an absolute path";
+
+fn absolute(text: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(text);
+    (path.is_absolute() && !text.contains('\0')).then_some(path)
+}
+
+fn parse_listen(variable: &str, text: &str) -> Result<Vec<Listen>, Vec<SettingsError>> {
+    let mut listen: Vec<Listen> = Vec::new();
+    let mut errors = Vec::new();
+    for (index, token) in tokens(text).enumerate() {
+        match parse_listen_entry(token).filter(|l| !listen.contains(l)) {
+            Some(entry) => listen.push(entry),
+            None => errors.push(SettingsError {
+                variable: variable.to_owned(),
+                entry: Some(("address", index + 1)),
+                token: Some(token.to_owned()),
+                reason: "is not PORT, IP:PORT or [IPv6]:PORT, or stands there twice".to_owned(),
+                remedy: "correct it or remove the entry".to_owned(),
+            }),
+        }
+    }
+    if listen.is_empty() && errors.is_empty() {
+        errors.push(SettingsError::new(
+            variable,
+            Some(text),
+            "holds no address",
+            "write a port, or unset the variable",
+        ));
+    }
+    if errors.is_empty() { Ok(listen) } else { Err(errors) }
+}
+
+fn parse_listen_entry(token: &str) -> Option<Listen> {
+    if let Ok(port) = servers::parse_port(token) {
+        return Some(Listen { address: None, port });
+    }
+    let (host, port) = token.rsplit_once(':')?;
+    let port = servers::parse_port(port).ok()?;
+    let address = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        Some(v6) => IpAddr::V6(v6.parse().ok()?),
+        None if host == "*" => return Some(Listen { address: None, port }),
+        None => IpAddr::V4(host.parse().ok()?),
+    };
+    Some(Listen { address: Some(address), port })
+}
+
+/// The entries of a list: separated by blanks, commas or newlines; `#` starts a comment.
+pub fn tokens(text: &str) -> impl Iterator<Item = &str> {
+    text.split(['\n', '\r'])
+        .map(|line| line.split('#').next().unwrap_or_default())
+        .flat_map(|line| line.split([' ', '\t', ',']))
+        .filter(|token| !token.is_empty())
+}
+
+/// A time as nginx writes it: plain seconds, or numbers with `ms`, `s`, `m`, `h`, `d` from the
+/// largest unit to the smallest (`1m30s`).
+/// (<https://nginx.org/en/docs/syntax.html>)
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        return text.parse().ok().map(Duration::from_secs);
+    }
+    let mut rest = text;
+    let mut total_ms: u64 = 0;
+    let mut largest = 0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, tail) = rest.split_at(digits);
+        let end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(end);
+        let index = UNITS.iter().position(|(name, _)| *name == unit)?;
+        if index < largest {
+            return None;
+        }
+        largest = index + 1;
+        total_ms = total_ms.checked_add(number.parse::<u64>().ok()?.checked_mul(UNITS[index].1)?)?;
+        rest = tail;
+    }
+    (!text.is_empty()).then(|| Duration::from_millis(total_ms))
+}
+
+/// A time in whole seconds that nginx can hold.
+pub fn parse_secs(text: &str) -> Option<u32> {
+    let time = parse_duration(text).filter(|t| t.subsec_nanos() == 0)?;
+    i32::try_from(time.as_secs()).ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vars(pairs: &[(&str, &str)]) -> Vars {
+        let given = |name: &str, value: &str| Given { variable: name.to_owned(), value: value.to_owned() };
+        pairs.iter().map(|(n, v)| ((*n).to_owned(), given(n, v))).collect()
+    }
+
+    fn class(name: &str, all: &[&str]) -> Class {
+        classify(name, &all.iter().copied().collect())
+    }
+
+    #[test]
+    fn nothing_set_is_the_table_of_defaults() {
+        let (settings, notes) = parse(&Vars::new()).unwrap();
+        assert!(settings.upstreams.is_empty() && notes.is_empty());
+        assert_eq!(settings.listen.iter().map(ToString::to_string).collect::<Vec<_>>(), ["80", "[::]:80"]);
+        assert_eq!(settings.stop_timeout, Some(Duration::from_secs(9)));
+        assert_eq!((settings.workers, settings.access_log), (None, AccessLog::Text));
+    }
+
+    #[test]
+    fn every_variable_of_the_table_is_read() {
+        for v in table::NGINIT {
+            let set = vars(&[(v.name, "\u{1}")]);
+            let refused = parse(&set).map_or_else(|e| e.to_string().contains(v.name), |(s, _)| s.nginx == "\u{1}");
+            assert!(refused, "{} is not read", v.name);
+        }
+        for v in table::UPSTREAM {
+            let name = v.name.replacen("NAME", "STATIC", 1);
+            let mut set = vars(&[("STATIC_BACKEND", "a")]);
+            set.extend(vars(&[(&name, "\u{1}")]));
+            let errors = parse(&set).unwrap_err().to_string();
+            assert!(errors.contains(&name), "{errors}");
+        }
+    }
+
+    #[test]
+    fn static_and_dynamic_have_their_own_defaults() {
+        let (settings, _) = parse(&vars(&[("STATIC_BACKEND", "a"), ("DYNAMIC_BACKEND", "b:81")])).unwrap();
+        let shape: Vec<_> = settings
+            .upstreams
+            .iter()
+            .map(|(n, u)| (n.upstream(), u.balance.word(), u.routes.len(), u.servers.len()))
+            .collect();
+        assert_eq!(
+            shape,
+            [("dynamic_backend".to_owned(), "round_robin", 2, 1), ("static_backend".to_owned(), "ip_hash", 1, 1)]
+        );
+    }
+
+    #[test]
+    fn all_faults_are_reported_in_one_go() {
+        let errors = parse(&vars(&[
+            ("STATIC_BACKEND", "a:0 b b:0"),
+            ("STATIC_PORT", "http"),
+            ("STATIC_BALANCE", "sticky"),
+            ("DYNAMIC_BACKEND", "c"),
+            ("DYNAMIC_ROUTE", "x"),
+            ("NGINIT_LISTEN", "80 99999"),
+            ("NGINIT_STOP", "x"),
+            ("NGINIT_STOP_TIMEOUT", "x"),
+            ("NGINIT_WORKERS", "0"),
+            ("NGINIT_ACCESS_LOG", "x"),
+            ("NGINIT_LOG", "x"),
+            ("NGINIT_LOG_FORMAT", "x"),
+            ("NGINIT_CONF_DIR", "x"),
+            ("NGINIT_TEMPLATES", "x"),
+        ]))
+        .unwrap_err();
+        assert_eq!(errors.0.len(), 14, "{errors}");
+    }
+
+    #[test]
+    fn backup_is_refused_where_nginx_would() {
+        let errors = parse(&vars(&[("STATIC_BACKEND", "a b;backup")])).unwrap_err().to_string();
+        assert_eq!(
+            errors,
+            "\"STATIC_BACKEND\": server 2 \"b:80;backup\": ip_hash knows no backup servers; set STATIC_BALANCE=round_robin or remove \"backup\""
+        );
+        assert!(parse(&vars(&[("STATIC_BACKEND", "a b;backup"), ("STATIC_BALANCE", "least_conn")])).is_ok());
+        let errors = parse(&vars(&[("DYNAMIC_BACKEND", "a;backup")])).unwrap_err().to_string();
+        assert!(errors.contains("needs a server that is no backup"), "{errors}");
+    }
+
+    #[test]
+    fn a_route_of_two_upstreams_names_both() {
+        let set = vars(&[("A_BACKEND", "a"), ("A_ROUTE", "/x"), ("B_BACKEND", "b"), ("B_ROUTE", "/x")]);
+        let errors = parse(&set).unwrap_err().to_string();
+        assert_eq!(errors, "\"B_ROUTE\": \"/x\": a_backend has the same route; give A and B different routes");
+    }
+
+    #[test]
+    fn names_are_ours_once_backend_and_route_are_set() {
+        let ours = |canonical: &str, in_file| Class::Ours { canonical: canonical.to_owned(), in_file };
+        assert_eq!(class("STATIC_BACKEND", &["STATIC_BACKEND"]), ours("STATIC_BACKEND", false));
+        assert_eq!(class("STATIC_APP", &["STATIC_APP"]), ours("STATIC_BACKEND", false));
+        assert_eq!(class("STATIC_PORT", &["STATIC_APP", "STATIC_PORT"]), ours("STATIC_PORT", false));
+        assert_eq!(class("STATIC_PORT", &["STATIC_PORT"]), Class::Foreign);
+        assert_eq!(class("API_BACKEND_FILE", &["API_BACKEND_FILE", "API_ROUTE"]), ours("API_BACKEND", true));
+        assert_eq!(class("API_ROUTE", &["API_BACKEND_FILE", "API_ROUTE"]), ours("API_ROUTE", false));
+        assert!(matches!(class("CELERY_BACKEND", &["CELERY_BACKEND"]), Class::Noted(n) if n.level == Level::Info));
+        assert_eq!(class("NGINIT_LISTEN_FILE", &[]), ours("NGINIT_LISTEN", true));
+        assert!(matches!(class("NGINIT_LISTN", &[]), Class::Noted(n) if n.text.contains("\"NGINIT_LISTEN\"")));
+        assert_eq!(class("NGINIT_SERVICE_HOST", &[]), Class::Foreign);
+        for foreign in ["PATH", "HOME", "_BACKEND", "x_BACKEND", "static_backend"] {
+            assert_eq!(class(foreign, &[foreign]), Class::Foreign, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_service_link_is_no_port() {
+        let (settings, notes) = parse(&vars(&[("STATIC_BACKEND", "a"), ("STATIC_PORT", "tcp://10.0.0.1:81")])).unwrap();
+        assert_eq!(settings.upstreams.values().next().unwrap().servers[0].address.to_string(), "a:80");
+        assert_eq!(notes.len(), 1);
+    }
+
+    #[test]
+    fn times_are_written_as_in_nginx() {
+        for (text, ms) in [("9", 9000), ("9s", 9000), ("500ms", 500), ("1m30s", 90_000), ("1d1h", 90_000_000), ("0", 0)]
+        {
+            assert_eq!(parse_duration(text), Some(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "s", "9x", "1s1m", "1s1s", "-1", "1.5s", " 1", "99999999999999999999d", "9é"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+        assert_eq!((parse_secs("1m"), parse_secs("500ms"), parse_secs("99999999999")), (Some(60), None, None));
+    }
+
+    #[test]
+    fn listen_takes_ports_and_addresses() {
+        let listen = parse_listen("L", "80 [::1]:81,127.0.0.1:82 *:83").unwrap();
+        assert_eq!(
+            listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["80", "[::1]:81", "127.0.0.1:82", "83"]
+        );
+        for bad in ["x", "0", "1.2.3:80", "::1:80", "80;", "unix:/x", "80 80", "[::]"] {
+            assert!(parse_listen("L", bad).is_err(), "{bad}");
+        }
+    }
+}

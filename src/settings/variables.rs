@@ -1,0 +1,204 @@
+//! The one table of variables: name, default, meaning.
+//!
+//! `nginit help env`, the README's table and the check for misspelt names all come from here.
+
+/// A variable, as a user reads of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Variable {
+    /// `NAME_…` for those of an upstream, else the whole name.
+    pub name: &'static str,
+    /// What holds when it is unset or empty.
+    pub default: &'static str,
+    /// What it does, in one sentence.
+    pub meaning: &'static str,
+}
+
+const fn variable(name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
+    Variable { name, default, meaning }
+}
+
+/// Default of `NAME_PORT`: what `http://HOST` means.
+pub const DEFAULT_PORT: &str = "80";
+/// Default of `STATIC_ROUTE`: everything that no other route takes.
+pub const DEFAULT_STATIC_ROUTE: &str = "/";
+/// Default of `DYNAMIC_ROUTE`: the demo's one resource, with and without the slash.
+pub const DEFAULT_DYNAMIC_ROUTE: &str = "=/api/student =/api/student/";
+/// Default of `NGINIT_LISTEN`: every address of both families; the IPv6 one is left out where the
+/// kernel has no IPv6.
+pub const DEFAULT_LISTEN: &str = "80 [::]:80";
+/// Default of `NGINIT_CONF_DIR`: what the official image's nginx.conf includes.
+pub const DEFAULT_CONF_DIR: &str = "/etc/nginx/conf.d";
+/// Default of `NGINIT_TEMPLATES`.
+pub const DEFAULT_TEMPLATES: &str = "/etc/nginit/templates";
+/// Default of `NGINIT_NGINX`: looked up in `PATH`.
+pub const DEFAULT_NGINX: &str = "nginx";
+/// Default of `NGINIT_STOP`: what a user of `docker stop` expects.
+pub const DEFAULT_STOP: &str = "graceful";
+/// Default of `NGINIT_STOP_TIMEOUT`. Nine, because `docker stop` kills after ten and our own last
+/// line should reach the log.
+pub const DEFAULT_STOP_TIMEOUT: &str = "9s";
+/// Default of `NGINIT_WORKERS`: the container's CPU quota.
+pub const DEFAULT_WORKERS: &str = "auto";
+/// Default of `NGINIT_ACCESS_LOG`.
+pub const DEFAULT_ACCESS_LOG: &str = "text";
+/// Default of `NGINIT_LOG`.
+pub const DEFAULT_LOG: &str = "info";
+/// Default of `NGINIT_LOG_FORMAT`.
+pub const DEFAULT_LOG_FORMAT: &str = "text";
+
+/// Variables of an upstream.
+pub const UPSTREAM: &[Variable] = &[
+    variable(
+        "NAME_BACKEND",
+        "",
+        "servers of the upstream `name_backend`: `HOST[:PORT]`, `IP[:PORT]`, `[IPv6][:PORT]` or `unix:/PATH`, separated by blanks, commas or newlines, each with `;weight=N`, `;max_conns=N`, `;max_fails=N`, `;fail_timeout=T`, `;backup`, `;down`, `;drain`; `#` starts a comment. A NAME other than STATIC and DYNAMIC counts once it has a NAME_ROUTE",
+    ),
+    variable(
+        "NAME_ROUTE",
+        "`/` for static; `=/api/student =/api/student/` for dynamic",
+        "which requests it gets: a list of `/prefix` (the longest wins) or `=/exact`",
+    ),
+    variable("NAME_PORT", DEFAULT_PORT, "port of servers that name none"),
+    variable(
+        "NAME_BALANCE",
+        "`ip_hash` for static, else `round_robin`",
+        "`round_robin`, `least_conn`, `random`, `ip_hash` or `hash KEY [consistent]`",
+    ),
+];
+
+/// Variables of nginit itself.
+pub const NGINIT: &[Variable] = &[
+    variable("NGINIT_LISTEN", DEFAULT_LISTEN, "where nginx listens: a list of `PORT`, `IP:PORT` or `[IPv6]:PORT`"),
+    variable(
+        "NGINIT_CONF_DIR",
+        DEFAULT_CONF_DIR,
+        "directory that the configuration is written to; nginx.conf must include its `*.conf`",
+    ),
+    variable(
+        "NGINIT_TEMPLATES",
+        DEFAULT_TEMPLATES,
+        "directory of templates that replace the built-in ones or add to them; it need not exist",
+    ),
+    variable("NGINIT_NGINX", DEFAULT_NGINX, "nginx's binary: a path, or a name looked up in `PATH`"),
+    variable(
+        "NGINIT_STOP",
+        DEFAULT_STOP,
+        "what TERM does: `graceful` lets running requests finish, `forward` passes TERM on, which is nginx's fast stop",
+    ),
+    variable(
+        "NGINIT_STOP_TIMEOUT",
+        DEFAULT_STOP_TIMEOUT,
+        "longest wait for running requests at a stop, then nginx is stopped fast; `0` waits for ever",
+    ),
+    variable(
+        "NGINIT_WORKERS",
+        DEFAULT_WORKERS,
+        "nginx's worker processes: a number, or `auto` for the container's CPU quota; where nginx.conf sets worker_processes, that counts",
+    ),
+    variable("NGINIT_ACCESS_LOG", DEFAULT_ACCESS_LOG, "access log on the container's output: `text`, `json` or `off`"),
+    variable(
+        "NGINIT_LOG",
+        DEFAULT_LOG,
+        "what nginit itself logs, at least: `emerg`, `alert`, `crit`, `error`, `warn`, `notice`, `info` or `debug`",
+    ),
+    variable("NGINIT_LOG_FORMAT", DEFAULT_LOG_FORMAT, "form of nginit's own lines: `text` or `json`"),
+];
+
+/// Older spellings: what is set, what is meant.
+pub const ALIASES: &[(&str, &str)] = &[("STATIC_APP", "STATIC_BACKEND"), ("DYNAMIC_APP", "DYNAMIC_BACKEND")];
+
+/// What holds for every variable, said below the table.
+pub const FOOTNOTE: &str = "Any variable also works with `_FILE` appended: its value is then read from the file of that name, at the start and on every HUP. An empty variable counts as unset; an empty list of servers is an upstream that answers 503.";
+
+/// All variables, in the order of the table.
+pub fn all() -> impl Iterator<Item = &'static Variable> {
+    UPSTREAM.iter().chain(NGINIT)
+}
+
+/// The table as Markdown, for the README.
+pub fn markdown() -> String {
+    let mut out = String::from("| variable | default | meaning |\n|---|---|---|\n");
+    for v in all() {
+        let default = match v.default {
+            "" => "none".to_owned(),
+            text if text.contains('`') => text.to_owned(),
+            text => format!("`{text}`"),
+        };
+        out.push_str(&format!("| `{}` | {default} | {} |\n", v.name, v.meaning));
+    }
+    out.push_str(&format!("\n{FOOTNOTE}\n"));
+    out
+}
+
+/// The table for a terminal of `width` columns.
+pub fn terminal(width: usize) -> String {
+    let mut out = String::new();
+    for v in all() {
+        let default = if v.default.is_empty() { "no default".to_owned() } else { format!("default {}", v.default) };
+        out.push_str(&format!("{}  ({})\n", v.name, default.replace('`', "")));
+        wrap(&mut out, &v.meaning.replace('`', ""), width);
+    }
+    out.push('\n');
+    wrap(&mut out, &FOOTNOTE.replace('`', ""), width);
+    out
+}
+
+/// Breaks `text` at blanks into indented lines of at most `width` columns.
+fn wrap(out: &mut String, text: &str, width: usize) {
+    const INDENT: &str = "    ";
+    let mut line = String::new();
+    for word in text.split(' ') {
+        if !line.is_empty() && INDENT.len() + line.len() + 1 + word.len() > width {
+            out.push_str(&format!("{INDENT}{line}\n"));
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    out.push_str(&format!("{INDENT}{line}\n"));
+}
+
+/// The real name that `name` most likely means, if one is near: at most a third of its letters
+/// differ.
+pub fn nearest(name: &str) -> Option<&'static str> {
+    let (distance, nearest) = NGINIT.iter().map(|v| (edit_distance(name, v.name), v.name)).min()?;
+    let own = nearest.len() - "NGINIT_".len();
+    (distance <= own.div_ceil(3).max(1)).then_some(nearest)
+}
+
+/// Levenshtein's distance: insertions, deletions and replacements that turn `a` into `b`.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_name_finds_the_real_one() {
+        assert_eq!(nearest("NGINIT_LISTN"), Some("NGINIT_LISTEN"));
+        assert_eq!(nearest("NGINIT_STOPTIMEOUT"), Some("NGINIT_STOP_TIMEOUT"));
+        assert_eq!(nearest("NGINIT_ACESS_LOG"), Some("NGINIT_ACCESS_LOG"));
+        assert_eq!(nearest("NGINIT_SOMETHING_ELSE"), None);
+    }
+
+    #[test]
+    fn the_terminal_table_keeps_its_width() {
+        for line in terminal(80).lines() {
+            assert!(line.chars().count() <= 80 || !line.starts_with("    "), "{line}");
+        }
+    }
+}
