@@ -1,0 +1,260 @@
+#!/usr/bin/env bash
+# Everything that is tested, in the order in which it costs time; what ./setup.sh test runs. See usage below for parts.
+#
+# Installs what is missing, where apt and root (or sudo without a password) are to be had. With CI=true nothing is
+# skipped: a test that cannot run is a failure. Ends with a summary, and with status 1 if anything failed.
+#
+# shellcheck disable=SC2317  # functions are called by name, through "step"
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+# shellcheck source=setup.sh
+source ./setup.sh
+set +e
+
+usage() {
+  cat <<'TEXT'
+usage: ./setup.sh test [STEP...]
+
+steps, all of them by default:
+  lint        rustfmt, clippy, rustdoc, shellcheck, the licences and sources of the dependencies
+  unit        the test suite with the system's nginx
+  newer       the same with Debian forky's nginx, whatever the system's is
+  containers  real containers, on nginx 1.30 and 1.22, compiled in a builder stage and outside
+  demo        ./setup.sh up in containers and as processes, and the page in a browser
+TEXT
+}
+
+steps=()
+for argument in "$@"; do
+  case $argument in
+    lint | unit | newer | containers | demo) steps+=("$argument") ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; exit 2 ;;
+  esac
+done
+((${#steps[@]})) || steps=(lint unit newer containers demo)
+wants() { [[ " ${steps[*]} " == *" $1 "* ]]; }
+
+ci=${CI:-}
+out=${CARGO_TARGET_DIR:-$PWD/target}
+images=$out/test-images
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/nginit-tests.XXXXXX")
+# A name of its own, so that a demo that runs on this machine stays as it is.
+export NGINIT_DEMO_NAME=nginit-test-$$
+results=()
+failed=0
+demo_pid=''
+borrowed=()
+
+# Nothing stays behind: no demo, no tag that was only lent.
+tidy() {
+  trap '' INT TERM
+  if [[ -n $demo_pid ]]; then kill -TERM "$demo_pid" 2>/dev/null; wait "$demo_pid"; fi
+  ./setup.sh down >/dev/null 2>&1
+  local tag
+  for tag in "${borrowed[@]}"; do docker rmi "$tag" >/dev/null 2>&1; done
+  rm -rf "$scratch"
+}
+trap tidy EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# step NAME COMMAND...: run it, note how it went and how long it took, go on either way.
+step() {
+  local name=$1 began=$SECONDS
+  shift
+  printf '\n==== %s\n' "$name"
+  if "$@"; then
+    results+=("ok      $name ($((SECONDS - began)) s)")
+  else
+    local status=$?
+    failed=1
+    printf '==== FAILED: %s (status %s)\n' "$name" "$status"
+    results+=("FAILED  $name (status $status, $((SECONDS - began)) s)")
+  fi
+}
+
+# skip NAME WHY: only where a person watches.
+skip() {
+  if [[ $ci == true ]]; then
+    failed=1
+    results+=("FAILED  $1: cannot run, $2")
+  else
+    results+=("skipped $1: $2")
+  fi
+}
+
+# ---- what the tests need ---------------------------------------------------------------------------------------------
+
+install() {
+  local wanted=() pair
+  # program:package
+  for pair in nginx:nginx-light mmdebstrap:mmdebstrap tini:tini curl:curl cc:gcc shellcheck:shellcheck ps:procps \
+    unshare:util-linux script:bsdutils python3:python3; do
+    have "${pair%%:*}" || [[ -x /usr/sbin/${pair%%:*} ]] || wanted+=("${pair#*:}")
+  done
+  python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
+  have chromium || have chromium-browser || have google-chrome || wanted+=(chromium fonts-dejavu-core)
+  if have docker && ! docker compose version >/dev/null 2>&1 && ! have docker-compose; then wanted+=(docker-compose); fi
+  if ((${#wanted[@]})); then
+    if ! may_install; then
+      echo "missing, and not to be installed without root and apt: ${wanted[*]}"
+      return 1
+    fi
+    echo "installing ${wanted[*]}"
+    apt_install "${wanted[@]}" || return
+  fi
+  if ! have cargo; then
+    echo "cargo is missing; install Rust (https://rustup.rs)"
+    return 1
+  fi
+  if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+    rustup component add rustfmt clippy
+  fi
+}
+
+# ---- the steps -------------------------------------------------------------------------------------------------------
+
+shell_files() {
+  git ls-files -co --exclude-standard -z -- '*.sh' .ci/run | xargs -0 shellcheck -x
+}
+
+documentation() {
+  RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items
+}
+
+# suite NGINX: the whole test suite but the containers, with that nginx.
+suite() {
+  export NGINX_BIN=$1 REQUIRE_NGINX=1
+  "$NGINX_BIN" -v || return
+  if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --workspace --locked --no-fail-fast && cargo test --workspace --locked --doc
+  else
+    cargo test --workspace --locked --no-fail-fast
+  fi
+}
+
+system_nginx() {
+  command -v nginx || echo /usr/sbin/nginx
+}
+
+make_base() {
+  tests/images/make-base.sh --dir "$images" "$@"
+}
+
+# lend NAME IMAGE: an image a Dockerfile names by default is there under that name; if no registry gives it, a tag on one
+# of our own stands in while the tests run.
+lend() {
+  docker image inspect "$1" >/dev/null 2>&1 && return
+  timeout 900 docker pull --quiet "$1" 2>/dev/null && return
+  docker tag "$2" "$1" && borrowed+=("$1")
+}
+
+# containers BASE: the container tests on that image.
+containers() {
+  NGINIT_TEST_BASE=$1 NGINIT_TEST_BINARY=$PWD/dist/nginit NGINIT_TEST_DYNAMIC=$PWD/dist/dynamic \
+    cargo test --locked --test containers -- --ignored --test-threads=2
+}
+
+browser() {
+  local venv=$out/test-venv
+  [[ -x $venv/bin/python ]] || python3 -m venv "$venv" || return
+  "$venv/bin/python" -c 'import playwright' 2>/dev/null || "$venv/bin/pip" install --quiet playwright || return
+  "$venv/bin/python" tests/browser/check.py "$1"
+}
+
+free_port() {
+  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# leftovers: containers and networks of the tests' demo that are still there.
+leftovers() {
+  docker ps -aq --filter "name=$NGINIT_DEMO_NAME"
+  docker network ls -q --filter "name=$NGINIT_DEMO_NAME"
+}
+
+# The demo as a reader of the README starts it: in containers, everything compiled in the builder stage.
+demo_docker() {
+  local port
+  port=$(free_port)
+  NGINIT_DEMO=docker PORT=$port ./setup.sh up || return
+  browser "http://localhost:$port/" || return
+  ./setup.sh down || return
+  [[ -z $(leftovers) ]] || { echo "left behind: $(leftovers)"; return 1; }
+}
+
+# The same as processes; "up" stays in the foreground, so here it is put in the background and stopped as Ctrl-C would.
+demo_local() {
+  local port deadline=$((SECONDS + 600)) status=0
+  port=$(free_port)
+  export XDG_RUNTIME_DIR=$scratch
+  NGINIT_DEMO=local PORT=$port ./setup.sh up >"$scratch/up.log" 2>&1 &
+  demo_pid=$!
+  until grep -q 'The demo runs' "$scratch/up.log"; do
+    if ((SECONDS > deadline)) || ! kill -0 "$demo_pid" 2>/dev/null; then
+      cat "$scratch/up.log"
+      return 1
+    fi
+    sleep 0.2
+  done
+  browser "http://127.0.0.1:$port/" || status=1
+  local pids
+  pids=$(cut -d' ' -f1 "$scratch/$NGINIT_DEMO_NAME-$UID"/*.pid)
+  kill -TERM "$demo_pid"
+  wait "$demo_pid" || { echo "up ended with status $?, not 0"; status=1; }
+  demo_pid=''
+  local pid
+  for pid in $pids; do
+    ! kill -0 "$pid" 2>/dev/null || { echo "process $pid was left behind"; status=1; }
+  done
+  [[ ! -e $scratch/$NGINIT_DEMO_NAME-$UID ]] || { echo "its directory was left behind"; status=1; }
+  ((status == 0)) || cat "$scratch/up.log"
+  return "$status"
+}
+
+# ---- all of it -------------------------------------------------------------------------------------------------------
+
+step "what the tests need is installed" install
+
+if wants lint; then
+  step "rustfmt" cargo fmt --all --check
+  step "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
+  step "rustdoc" documentation
+  step "shellcheck" shell_files
+  step "licences and sources of the dependencies" python3 tests/licences.py
+fi
+
+if wants unit; then
+  step "test suite, the system's nginx" suite "$(system_nginx)"
+fi
+
+if wants newer; then
+  step "nginx 1.30 from Debian forky" make_base nginx-1.30
+  step "test suite, nginx 1.30" suite "$images/nginx-1.30"
+fi
+
+if wants containers || wants demo; then
+  if engine_answers; then
+    step "base images" make_base image-1.30 nginx-1.22 builder
+    step "static binaries" static_binaries
+  else
+    skip "containers" "no Docker engine answers"
+  fi
+fi
+
+if wants containers && engine_answers; then
+  step "containers, nginx 1.30" containers nginit-test/nginx:1.30
+  step "containers, nginx 1.22" containers nginit-test/nginx:1.22
+fi
+
+if wants demo; then
+  if engine_answers; then
+    lend nginx:1.30 nginit-test/nginx:1.30
+    lend rust:1.95-bookworm nginit-test/rust:debian
+    step "demo in containers, compiled in the builder stage" demo_docker
+  fi
+  step "demo as processes" demo_local
+fi
+
+printf '\n==== summary, %s minutes\n' "$(((SECONDS + 59) / 60))"
+printf '%s\n' "${results[@]}"
+exit "$failed"
