@@ -1,4 +1,159 @@
-//! nginit.
+//! nginit is the PID 1 of an nginx container: lists of backends in the environment become nginx's
+//! upstreams, nginx runs in the foreground, signals reach it, zombies are reaped, and SIGHUP reads
+//! everything anew without losing a request.
+//!
+//! Data flows one way: the environment and the files that it names ([`inputs`]) become checked
+//! [`settings`], host names become addresses ([`resolve`]), templates become files ([`mod@render`]),
+//! which are staged, tested and published ([`reload`]), whereupon nginx is started or told to
+//! reload ([`supervisor`]). What decides is pure; what touches the world is thin and asks it.
+//! `docs/architecture.md` has the picture.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`cli`] | command line and help texts |
+//! | [`commands`] | commands that end by themselves |
+//! | [`exit`] | every exit status |
+//! | [`healthcheck`] | asking the running nginx |
+//! | [`inputs`] | reading the environment, the files that it names, the templates |
+//! | [`log`] | one line an event on stderr |
+//! | [`nginx`] | the binary, its command line, its language, its verdicts |
+//! | [`reload`] | candidates: made, staged, published |
+//! | [`mod@render`] | settings and templates to files |
+//! | [`resolve`] | names to addresses |
+//! | [`settings`] | variables to settings |
+//! | [`supervisor`] | life cycle, signals, children |
+//! | [`upstream`] | the model |
+
+pub mod cli;
+pub mod commands;
+pub mod exit;
+pub mod healthcheck;
+pub mod inputs;
 pub mod log;
+pub mod nginx;
+pub mod reload;
+pub mod render;
+pub mod resolve;
 pub mod settings;
+pub mod supervisor;
 pub mod upstream;
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+
+use cli::{Cli, Commands};
+use exit::{Failure, Status};
+use inputs::Env;
+use log::Level;
+use nginx::Nginx;
+use nginx::command::{self, CommandLine, Options};
+use reload::candidate;
+use reload::disk::Disk;
+use settings::Settings;
+use supervisor::child::{self, Group};
+use supervisor::shell::{self, Inbox, Reloader};
+use supervisor::{Policy, Supervisor};
+
+/// Does what the command line asks for, with these variables, and returns the status to end with.
+///
+/// # Errors
+/// The status and what to print before ending with it.
+pub fn run(cli: Cli, vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Status, Failure> {
+    let env = Env::new(vars);
+    match cli.command {
+        None => supervise(env, Vec::new()),
+        Some(Commands::Run { command } | Commands::Other(command)) => supervise(env, command),
+        Some(Commands::Render { out }) => commands::render(&env, out.as_deref()),
+        Some(Commands::Check { command }) => commands::check(&env, command),
+        Some(Commands::Healthcheck) => commands::healthcheck(&env),
+        Some(Commands::Help { topic }) => commands::help(topic.as_deref()),
+    }
+}
+
+/// Runs a command, as nginx if it is that.
+fn supervise(env: Env, argv: Vec<OsString>) -> Result<Status, Failure> {
+    let nginx = env.get(settings::variables::ENV_NGINX).unwrap_or(settings::variables::DEFAULT_NGINX);
+    let line = CommandLine::parse(command::or_default(argv), nginx);
+    match line.nginx.clone() {
+        Some(options) => supervise_nginx(env, &line, options),
+        None => supervise_plain(&line),
+    }
+}
+
+/// The start-up order of a command that is not nginx.
+fn supervise_plain(line: &CommandLine) -> Result<Status, Failure> {
+    let inbox = Inbox::open()?;
+    supervisor::child::adopt_orphans();
+    let pid = child::spawn(&line.argv, Group::Shared)?;
+    Ok(shell::run(Supervisor::plain(), pid, inbox, None))
+}
+
+/// The start-up order of nginx. Nothing is written before everything is read, and nginx itself is
+/// the first to test the first configuration: testing it twice would double the time to start.
+fn supervise_nginx(env: Env, line: &CommandLine, options: Options) -> Result<Status, Failure> {
+    let (settings, notes) = candidate::settings(&env)?;
+    log::init(settings.log, settings.log_format);
+    let inbox = Inbox::open()?;
+    supervisor::child::adopt_orphans();
+    let nginx = nginx::find(&settings.nginx)?;
+    let main = Main::read(&options, &nginx, &settings)?;
+    let globals = options.missing_globals(&main.text, workers(&settings));
+
+    let candidate = candidate::render(&env, settings, notes, nginx.facts.version, 1)?;
+    candidate::log_notes(&candidate.notes);
+    let disk = Disk::new(&candidate.settings.conf_dir);
+    let written = disk.stage(&candidate.files).and_then(|()| shell::publish(&disk, &candidate));
+    written.map_err(|err| Failure::new(Status::BadConfiguration, shell::unwritable(&disk, &err)))?;
+
+    let pid = child::spawn(&line.with(&nginx.path, &globals), Group::Own)?;
+    let version = nginx.facts.version;
+    log::line(
+        Level::Notice,
+        "nginx",
+        &format!("generation 1 starts nginx {version}, pid={pid} {}", shell::counts(&candidate)),
+    );
+    let policy = Policy { stop: candidate.settings.stop, stop_timeout: candidate.settings.stop_timeout };
+    let reloader = Reloader { env, nginx, options, globals, main: main.path, disk };
+    Ok(shell::run(Supervisor::nginx(policy), pid, inbox, Some(reloader)))
+}
+
+/// nginx's main configuration file.
+struct Main {
+    path: std::path::PathBuf,
+    text: String,
+}
+
+impl Main {
+    /// Reads it, and warns where it and the settings do not fit together. That it cannot be read is
+    /// nginx's to report.
+    fn read(options: &Options, nginx: &Nginx, settings: &Settings) -> Result<Self, Failure> {
+        let path = options.main_conf(&nginx.facts);
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let base = path.parent().unwrap_or(std::path::Path::new("/"));
+        let (_, includes) = nginx::conf::redirect_includes(&text, base, &settings.conf_dir, &settings.conf_dir);
+        if includes == 0 && !text.is_empty() {
+            let (main, dir) = (path.display(), settings.conf_dir.display());
+            let remedy = format!("add \"include {dir}/*.conf;\" to its http block, or set NGINIT_CONF_DIR");
+            log::line(
+                Level::Warn,
+                "nginx",
+                &format!("{main} does not include {dir}/*.conf, so nothing of it takes effect; {remedy}"),
+            );
+        }
+        if settings.workers.is_some() && options.settles_workers(&text) {
+            let text = format!(
+                "\"NGINIT_WORKERS\" has no effect: worker_processes is set in {} or on the command line",
+                path.display()
+            );
+            log::line(Level::Warn, "nginx", &text);
+        }
+        Ok(Self { path, text })
+    }
+}
+
+/// nginx's worker processes: as asked for, or as many as the CPU quota and affinity of the
+/// container allow, which is not what nginx's own `auto` counts.
+fn workers(settings: &Settings) -> u16 {
+    let quota = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    settings.workers.map_or_else(|| u16::try_from(quota()).unwrap_or(u16::MAX), |n| n.get())
+}

@@ -30,6 +30,9 @@ pub const DEFAULT_LISTEN: &str = "80 [::]:80";
 pub const DEFAULT_CONF_DIR: &str = "/etc/nginx/conf.d";
 /// Default of `NGINIT_TEMPLATES`.
 pub const DEFAULT_TEMPLATES: &str = "/etc/nginit/templates";
+/// nginx's binary. Named here, because whether a command is nginx is decided before all settings
+/// are read.
+pub const ENV_NGINX: &str = "NGINIT_NGINX";
 /// Default of `NGINIT_NGINX`: looked up in `PATH`.
 pub const DEFAULT_NGINX: &str = "nginx";
 /// Default of `NGINIT_STOP`: what a user of `docker stop` expects.
@@ -79,7 +82,7 @@ pub const NGINIT: &[Variable] = &[
         DEFAULT_TEMPLATES,
         "directory of templates that replace the built-in ones or add to them; it need not exist",
     ),
-    variable("NGINIT_NGINX", DEFAULT_NGINX, "nginx's binary: a path, or a name looked up in `PATH`"),
+    variable(ENV_NGINX, DEFAULT_NGINX, "nginx's binary: a path, or a name looked up in `PATH`"),
     variable(
         "NGINIT_STOP",
         DEFAULT_STOP,

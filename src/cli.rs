@@ -1,0 +1,114 @@
+//! The command line: types and help texts, nothing else.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// The PID 1 that nginx deserves: it turns lists of backends in the environment into nginx's
+/// upstreams, runs nginx, and keeps the two in step.
+#[derive(Debug, Parser)]
+#[command(
+    name = "nginit",
+    version,
+    disable_help_subcommand = true,
+    args_conflicts_with_subcommands = true,
+    allow_external_subcommands = true,
+    after_help = AFTER_HELP
+)]
+pub struct Cli {
+    /// What to do; nothing is `run`.
+    #[command(subcommand)]
+    pub command: Option<Commands>,
+}
+
+const AFTER_HELP: &str = "\
+Any other COMMAND is run, as with `nginit run COMMAND`. Without one, it is nginx -g 'daemon off;'.
+
+Example:
+  docker run -e STATIC_BACKEND='web1 web2' -e DYNAMIC_BACKEND='api1:8080 api2:8080' -p 7777:80 nginit
+
+Variables: nginit help env";
+
+/// What nginit can be asked to do.
+#[derive(Debug, Subcommand)]
+pub enum Commands {
+    /// Configure nginx, run it and supervise it (the default)
+    ///
+    /// A COMMAND that is not nginx and does not end as nginx is run as it is, with the duties of
+    /// an init: signals are handed on, zombies are reaped.
+    Run {
+        /// Program and arguments [default: nginx -g 'daemon off;']
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// Print the configuration that would be written, and touch nothing
+    Render {
+        /// Write the files into this directory instead of printing them
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// Validate variables, files, templates and, with nginx -t, the configuration; touch nothing
+    ///
+    /// Ends with 0 if nginx would accept it, 64 for a bad variable, 78 for everything else.
+    Check {
+        /// nginx's command line, as given to `run` [default: nginx -g 'daemon off;']
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// Ask the running nginx for /nginit/ping; ends with 0 if it answers, else 1
+    ///
+    /// Made for Docker: HEALTHCHECK CMD ["nginit", "healthcheck"]
+    Healthcheck,
+    /// Print help: of nginit, of a command, or of all variables (`nginit help env`)
+    Help {
+        /// A command, or env
+        topic: Option<String>,
+    },
+    /// A command that is none of ours.
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
+}
+
+impl Cli {
+    /// Reads the command line. A `--` in front of a command means `run --`, so that a program may
+    /// have the name of one of our commands.
+    ///
+    /// # Errors
+    /// Wrong usage, or a request for help or the version: clap's texts and statuses.
+    pub fn read(argv: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut argv: Vec<OsString> = argv.into_iter().collect();
+        if argv.get(1).is_some_and(|arg| arg == "--") {
+            argv.insert(1, "run".into());
+        }
+        Self::try_parse_from(argv)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn read(words: &[&str]) -> Commands {
+        let argv = std::iter::once("nginit").chain(words.iter().copied()).map(OsString::from);
+        Cli::read(argv).unwrap().command.unwrap()
+    }
+
+    #[test]
+    fn clap_finds_no_fault() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_may_be_given_in_three_ways() {
+        let nginx = ["nginx", "-g", "daemon off;"];
+        assert!(matches!(read(&nginx), Commands::Other(c) if c == nginx));
+        assert!(matches!(read(&["run", "nginx", "-g", "daemon off;"]), Commands::Run { command } if command == nginx));
+        assert!(matches!(read(&["--", "check", "-x"]), Commands::Run { command } if command == ["check", "-x"]));
+        assert!(
+            matches!(read(&["run", "--", "sh", "--help"]), Commands::Run { command } if command == ["sh", "--help"])
+        );
+        assert!(Cli::read(["nginit".into()]).unwrap().command.is_none());
+    }
+}

@@ -1,0 +1,99 @@
+//! What is known of an nginx binary: version, compiled-in paths, features.
+//!
+//! The texts come from `nginx -V`, or, without the price of starting it, from the binary itself,
+//! which holds the same two lines. Pure: whoever reads or runs the binary hands the text in.
+
+/// What one nginx binary says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Version, as in `nginx -v`.
+    pub version: Version,
+    /// The main configuration file that it reads unless told otherwise.
+    pub conf_path: String,
+    /// The directory that relative paths on its command line start from.
+    pub prefix: String,
+}
+
+/// A version of nginx, ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u16, pub u16, pub u16);
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+impl Version {
+    /// `keepalive_min_timeout` came with 1.27.4 (<https://nginx.org/en/CHANGES>).
+    pub fn has_keepalive_min_timeout(self) -> bool {
+        self >= Self(1, 27, 4)
+    }
+}
+
+const VERSION_LINE: &[u8] = b"nginx version: ";
+const ARGUMENTS_LINE: &[u8] = b"configure arguments: ";
+
+impl Facts {
+    /// Finds both lines in `bytes`: what `nginx -V` printed, or the binary. Nothing, where the
+    /// version is missing or not written as `NAME/1.2.3`.
+    pub fn find(bytes: &[u8]) -> Option<Self> {
+        let version = line_after(bytes, VERSION_LINE)?;
+        let arguments = line_after(bytes, ARGUMENTS_LINE).unwrap_or_default();
+        let argument = |name: &str| {
+            let value = arguments.split_ascii_whitespace().find_map(|word| word.strip_prefix(name))?;
+            Some(value.trim_matches('\'').to_owned())
+        };
+        // nginx's own defaults of configure (auto/options).
+        let prefix = argument("--prefix=").unwrap_or_else(|| "/usr/local/nginx".to_owned());
+        let conf_path = argument("--conf-path=").unwrap_or_else(|| format!("{prefix}/conf/nginx.conf"));
+        Some(Self { version: parse_version(version.split_once('/')?.1)?, conf_path, prefix })
+    }
+}
+
+/// The rest of the line that starts with `start`, wherever in `bytes` it stands.
+fn line_after<'a>(bytes: &'a [u8], start: &[u8]) -> Option<&'a str> {
+    let mut rest = bytes;
+    loop {
+        let at = rest.iter().position(|b| *b == start[0])?;
+        rest = &rest[at..];
+        if let Some(tail) = rest.strip_prefix(start) {
+            let end = tail.iter().position(|b| *b < b' ' || *b >= 0x7f).unwrap_or(tail.len());
+            return std::str::from_utf8(&tail[..end]).ok();
+        }
+        rest = &rest[1..];
+    }
+}
+
+fn parse_version(text: &str) -> Option<Version> {
+    let number = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let mut parts = text.splitn(3, '.').map(|part| part[..number(part)].parse().ok());
+    Some(Version(parts.next()??, parts.next()??, parts.next()??))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_lines_are_found_in_text_and_in_a_binary() {
+        let text = "nginx version: nginx/1.30.6 (Debian)\nbuilt by gcc\nconfigure arguments: --prefix=/usr/share/nginx --conf-path=/etc/nginx/nginx.conf\n";
+        let facts = Facts::find(text.as_bytes()).unwrap();
+        assert_eq!(facts.version, Version(1, 30, 6));
+        assert_eq!((facts.prefix.as_str(), facts.conf_path.as_str()), ("/usr/share/nginx", "/etc/nginx/nginx.conf"));
+        let binary = [b"\x7fELF\0nnginx\0nginx version: \xffnginx" as &[u8], b"\0"].concat();
+        assert_eq!(Facts::find(&binary), None);
+        let binary = b"\x7fELF\0nginx\0nginx version: openresty/1.27.1.1\0configure arguments:  --prefix='/opt/o'\0";
+        let facts = Facts::find(binary).unwrap();
+        assert_eq!((facts.version, facts.conf_path.as_str()), (Version(1, 27, 1), "/opt/o/conf/nginx.conf"));
+    }
+
+    #[test]
+    fn versions_are_ordered_by_number() {
+        assert!(Version(1, 27, 4).has_keepalive_min_timeout() && Version(1, 30, 0).has_keepalive_min_timeout());
+        assert!(!Version(1, 22, 1).has_keepalive_min_timeout() && !Version(1, 9, 15).has_keepalive_min_timeout());
+        for bad in ["", "1", "1.2", "a.b.c", "1..2", "99999.1.1"] {
+            assert_eq!(parse_version(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What `nginx -t` printed becomes a verdict.
+//!
+//! nginx writes `nginx: [LEVEL] MESSAGE in FILE:LINE`; the first line of a level that refuses is
+//! the reason. Paths of the staged copy are shown as the live ones that an operator knows. Pure.
+
+/// Levels with which nginx refuses a configuration.
+const REFUSING: [&str; 4] = ["[emerg]", "[alert]", "[crit]", "[error]"];
+
+/// The reason that nginx gave, in one line, with `stage` shown as `live`; `output` is its stderr.
+pub fn reason(output: &str, stage: &str, live: &str) -> String {
+    let lines = || output.lines().map(str::trim).filter(|l| !l.is_empty());
+    let refusing = lines().find_map(|line| {
+        let (_, level) = REFUSING.iter().find_map(|level| Some((level, line.find(level)? + level.len())))?;
+        Some(without_pid(line[level..].trim()))
+    });
+    let text = refusing.or_else(|| lines().next_back()).unwrap_or("nginx gave no reason");
+    let text = if stage.is_empty() { text.to_owned() } else { text.replace(stage, live) };
+    match advice(&text) {
+        Some(advice) => format!("{text}; {advice}"),
+        None => text,
+    }
+}
+
+/// A message of an error log without its `PID#TID:`.
+fn without_pid(message: &str) -> &str {
+    let pid = |word: &str| word.bytes().all(|b| b.is_ascii_digit() || b == b'#' || b == b':') && word.contains('#');
+    message.split_once(' ').filter(|(word, _)| pid(word)).map_or(message, |(_, rest)| rest)
+}
+
+/// What to do about refusals that other people's files cause.
+fn advice(reason: &str) -> Option<&'static str> {
+    let known = [
+        (
+            "duplicate default server",
+            "another file makes its server the default of the same port: remove default_server there, or set NGINIT_LISTEN",
+        ),
+        ("duplicate upstream", "another file declares the same upstream: rename it there"),
+        ("directive is not allowed here", "files of NGINIT_CONF_DIR must be included inside of http { }"),
+    ];
+    known.iter().find(|(text, _)| reason.contains(text)).map(|(_, advice)| *advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_refusal_is_the_reason_with_live_paths() {
+        let output = "nginx: [warn] the \"user\" directive makes sense only as root in /etc/nginx/nginx.conf:1\n\
+            nginx: [emerg] unknown directive \"x\" in /c/.nginit/new/default.conf:3\n\
+            nginx: configuration file /c/.nginit/nginx.conf test failed\n";
+        assert_eq!(reason(output, "/c/.nginit/new", "/c"), "unknown directive \"x\" in /c/default.conf:3");
+        assert_eq!(reason("odd\n\n", "", ""), "odd");
+        assert_eq!(reason("", "", ""), "nginx gave no reason");
+        let stamped = "2026/01/01 00:00:00 [emerg] 1#1: a duplicate default server for 0.0.0.0:80 in /x:1\n";
+        let stamped = reason(stamped, "", "");
+        assert!(stamped.starts_with("a duplicate") && stamped.contains("remove default_server there"), "{stamped}");
+    }
+}

@@ -1,0 +1,127 @@
+//! Inputs read, names looked up, templates rendered: a candidate for the next configuration.
+
+use std::fs;
+use std::net::Ipv6Addr;
+
+use crate::exit::{Failure, Status};
+use crate::inputs::{self, Env};
+use crate::log::{self, Level};
+use crate::nginx::facts::Version;
+use crate::render;
+use crate::resolve;
+use crate::settings::error::SettingsErrors;
+use crate::settings::{self, Note, Settings};
+use crate::upstream::{Address, Files};
+
+/// A configuration that was rendered and not yet tested.
+#[derive(Debug)]
+pub struct Candidate {
+    /// What it was made from.
+    pub settings: Settings,
+    /// Its files.
+    pub files: Files,
+    /// What the operator should know.
+    pub notes: Vec<Note>,
+}
+
+/// Reads the settings alone.
+///
+/// # Errors
+/// Every fault of every variable. Warnings are logged then, as they may be the reason of a fault.
+pub fn settings(env: &Env) -> Result<(Settings, Vec<Note>), Failure> {
+    let refuse = |errors: SettingsErrors| Failure::new(Status::BadEnvironment, errors.to_string());
+    let (vars, mut notes) = env.read().map_err(refuse)?;
+    match settings::parse(&vars) {
+        Ok((settings, more)) => {
+            notes.extend(more);
+            Ok((settings, notes))
+        }
+        Err(errors) => {
+            notes.retain(|note| note.level <= Level::Warn);
+            log_notes(&notes);
+            Err(refuse(errors))
+        }
+    }
+}
+
+/// Writes notes to the log.
+pub fn log_notes(notes: &[Note]) {
+    for note in notes {
+        log::line(note.level, "settings", &note.text);
+    }
+}
+
+/// Makes a candidate from what `env` and the files that it names say now.
+///
+/// # Errors
+/// Faults of variables, of files that they name, or of a template.
+pub fn make(env: &Env, nginx: Version, generation: u64) -> Result<Candidate, Failure> {
+    let (settings, notes) = settings(env)?;
+    render(env, settings, notes, nginx, generation)
+}
+
+/// Makes a candidate from settings that were read.
+///
+/// # Errors
+/// Templates that cannot be read or rendered.
+pub fn render(
+    env: &Env,
+    settings: Settings,
+    mut notes: Vec<Note>,
+    nginx: Version,
+    generation: u64,
+) -> Result<Candidate, Failure> {
+    let refuse = |reason: String| Failure::new(Status::BadConfiguration, reason);
+    let sources = inputs::templates(&settings.templates).map_err(|err| refuse(format!("{err:#}")))?;
+    let ipv6 = Ipv6::of_kernel();
+    let names = resolve::names(&settings.upstreams);
+    let (resolved, failed) =
+        if names.is_empty() { Default::default() } else { resolve::resolve(names, ipv6 == Ipv6::Routed) };
+    for (name, upstream) in &settings.upstreams {
+        for server in &upstream.servers {
+            let reason = match &server.address {
+                Address::Host(host, _) => failed.get(host).map(String::as_str),
+                Address::Srv(_) => Some("SRV records are not looked up by this version"),
+                Address::Ip(_) | Address::Unix(_) => None,
+            };
+            if let Some(reason) = reason {
+                let (upstream, variable) = (name.upstream(), &upstream.variable);
+                let text = format!("\"{variable}\": \"{}\" is left out of {upstream}: {reason}", server.address);
+                notes.push(Note { level: Level::Warn, text });
+            }
+        }
+    }
+    let env = env.to_map();
+    let input = render::Input {
+        settings: &settings,
+        resolved: &resolved,
+        sources: &sources,
+        env: &env,
+        nginx,
+        ipv6: ipv6 != Ipv6::None,
+        generation,
+    };
+    let files = render::render(input).map_err(|err| refuse(err.to_string()))?;
+    Ok(Candidate { settings, files, notes })
+}
+
+/// What the kernel can do with IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ipv6 {
+    /// No sockets.
+    None,
+    /// Sockets, but no address besides the loopback's.
+    Loopback,
+    /// An address.
+    Routed,
+}
+
+impl Ipv6 {
+    /// Asks `/proc/net/if_inet6`, which lists every IPv6 address (proc_net(5)).
+    pub fn of_kernel() -> Self {
+        let Ok(list) = fs::read_to_string("/proc/net/if_inet6") else { return Self::None };
+        let loopback = format!("{:032x}", u128::from(Ipv6Addr::LOCALHOST));
+        let own = list.lines().any(|line| !line.is_empty() && !line.starts_with(&loopback));
+        if own { Self::Routed } else { Self::Loopback }
+    }
+}

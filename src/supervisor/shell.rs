@@ -1,0 +1,317 @@
+//! The one loop: wait for a message, ask the state machine, carry out its actions.
+//!
+//! It owns all state; threads only send messages. Whatever fails here is an event too, so that the
+//! machine decides what becomes of it.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Instant;
+
+use super::child;
+use super::signals::{self, Told};
+use super::{Action, End, Ended, Event, Pid, Supervisor, reaper};
+use crate::exit::{Failure, Status};
+use crate::inputs::Env;
+use crate::log::{self, Level};
+use crate::nginx::{Nginx, command::Options, verdict};
+use crate::reload::candidate::{self, Candidate};
+use crate::reload::disk::Disk;
+
+/// What threads send to the loop.
+#[derive(Debug)]
+pub enum Message {
+    /// A signal arrived.
+    Told(Told),
+    /// A candidate was rendered, or why not, for this ticket.
+    Rendered(u64, Box<Result<Candidate, Failure>>),
+}
+
+/// How messages come in. Made before the first child is started.
+#[derive(Debug)]
+pub struct Inbox {
+    tx: Sender<Message>,
+    rx: Receiver<Message>,
+}
+
+impl Inbox {
+    /// Hooks every signal.
+    ///
+    /// # Errors
+    /// A failure that says what could not be set up.
+    pub fn open() -> Result<Self, Failure> {
+        let (tx, rx) = mpsc::channel();
+        let refuse = |err| Failure::new(Status::Failure, format!("signals cannot be caught: {err}"));
+        signals::hook(tx.clone()).map_err(refuse)?;
+        Ok(Self { tx, rx })
+    }
+}
+
+/// What a reload of nginx needs.
+#[derive(Debug)]
+pub struct Reloader {
+    /// The environment.
+    pub env: Env,
+    /// The binary.
+    pub nginx: Nginx,
+    /// The options that nginx was started with.
+    pub options: Options,
+    /// The directives that we gave it in addition.
+    pub globals: String,
+    /// The main configuration file.
+    pub main: PathBuf,
+    /// The configuration directory.
+    pub disk: Disk,
+}
+
+/// Supervises the child `pid` until the end, and returns the status to end with.
+pub fn run(supervisor: Supervisor, pid: Pid, inbox: Inbox, reloader: Option<Reloader>) -> Status {
+    let mut shell = Shell {
+        supervisor,
+        pid,
+        inbox,
+        reloader,
+        ticket: 0,
+        candidate: None,
+        tester: None,
+        asked: Instant::now(),
+        todo: VecDeque::new(),
+    };
+    loop {
+        if let Some(end) = shell.step() {
+            return shell.end(end);
+        }
+    }
+}
+
+struct Shell {
+    supervisor: Supervisor,
+    pid: Pid,
+    inbox: Inbox,
+    reloader: Option<Reloader>,
+    /// The candidate that is waited for.
+    ticket: u64,
+    candidate: Option<Candidate>,
+    tester: Option<Tester>,
+    /// When the reload that is under way was asked for.
+    asked: Instant,
+    todo: VecDeque<Event>,
+}
+
+/// A test that runs.
+struct Tester {
+    pid: Pid,
+    output: PathBuf,
+    /// The directory that its messages name, and the live one that they mean.
+    shown: (PathBuf, PathBuf),
+}
+
+impl Shell {
+    /// Waits for one message or the deadline and does what follows from it.
+    fn step(&mut self) -> Option<End> {
+        match self.receive() {
+            Some(Message::Told(Told::Child)) => self.reap(),
+            Some(Message::Told(Told::Program(name, sender, received))) => {
+                let from = sender.map_or_else(String::new, |pid| format!(" from pid {pid}"));
+                log::line(Level::Info, "signals", &format!("{name}{from}"));
+                self.todo.push_back(Event::Signal(received));
+            }
+            Some(Message::Rendered(ticket, candidate)) if ticket == self.ticket => {
+                let result = candidate.map(|candidate| {
+                    candidate::log_notes(&candidate.notes);
+                    self.candidate = Some(candidate);
+                });
+                self.todo.push_back(Event::Rendered(ticket, result.map_err(|failure| failure.reason)));
+            }
+            Some(Message::Rendered(..)) => {}
+            None => self.todo.push_back(Event::Deadline),
+        }
+        while let Some(event) = self.todo.pop_front() {
+            for action in self.supervisor.on(event, Instant::now()) {
+                if let Some(end) = self.carry_out(action) {
+                    return Some(end);
+                }
+            }
+        }
+        None
+    }
+
+    fn receive(&self) -> Option<Message> {
+        let message = match self.supervisor.deadline() {
+            Some(deadline) => self.inbox.rx.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+            None => self.inbox.rx.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        // Our own sender keeps the channel open, so the only error is the deadline.
+        message.ok()
+    }
+
+    fn reap(&mut self) {
+        for (pid, ended) in reaper::reap_all() {
+            if pid == self.pid {
+                self.todo.push_back(Event::ChildEnded(ended));
+            } else if self.tester.as_ref().is_some_and(|tester| tester.pid == pid) {
+                let result = self.judge(ended);
+                self.todo.push_back(Event::Tested(result));
+            } else {
+                log::line(Level::Debug, "reaper", &format!("orphan {pid} ended with status {}", ended.code()));
+            }
+        }
+    }
+
+    /// What the test that ended says.
+    fn judge(&mut self, ended: Ended) -> Result<(), String> {
+        let Some(tester) = self.tester.take() else { return Ok(()) };
+        let output = std::fs::read(&tester.output).unwrap_or_default();
+        let _ = std::fs::remove_file(&tester.output);
+        if ended == Ended::Status(0) {
+            return Ok(());
+        }
+        let (staged, live) = (tester.shown.0.to_string_lossy(), tester.shown.1.to_string_lossy());
+        Err(verdict::reason(&String::from_utf8_lossy(&output), &staged, &live))
+    }
+
+    fn carry_out(&mut self, action: Action) -> Option<End> {
+        match action {
+            Action::Render(ticket) => self.render(ticket),
+            Action::Test => {
+                let event = self.test().map_or_else(|reason| Event::Tested(Err(reason)), Event::TestStarted);
+                self.todo.push_front(event);
+            }
+            Action::TestLive => {
+                let event = self.test_live().map_or_else(|_| Event::Tested(Ok(())), Event::TestStarted);
+                self.todo.push_front(event);
+            }
+            Action::Publish => {
+                let event = Event::Published(self.publish());
+                self.todo.push_front(event);
+            }
+            Action::Drop => {
+                self.candidate = None;
+                self.tester = None;
+                if let Some(reloader) = &self.reloader {
+                    let _ = reloader.disk.drop_staged();
+                }
+            }
+            Action::Signal(number) => {
+                if let Some(signal) = signals::from_number(number) {
+                    child::signal(self.pid, signal);
+                }
+            }
+            Action::KillGroup => child::kill_group(self.pid),
+            Action::KillTest(pid) => child::kill_group(pid),
+            Action::ReportLive(generation) => self.report_live(generation),
+            Action::ReportRefused(generation, reason) => {
+                let reason = reason.trim_end();
+                log::line(Level::Error, "reload", &format!("refused, generation {generation} stays live: {reason}"));
+            }
+            Action::ReportStop(what) => log::line(Level::Notice, "supervisor", what),
+            Action::End(end) => return Some(end),
+        }
+        None
+    }
+
+    /// Makes a candidate in a thread of its own: files and names can take their time.
+    fn render(&mut self, ticket: u64) {
+        let Some(reloader) = &self.reloader else { return };
+        self.ticket = ticket;
+        self.asked = Instant::now();
+        let (env, version) = (reloader.env.clone(), reloader.nginx.facts.version);
+        let (tx, generation) = (self.inbox.tx.clone(), self.supervisor.generation() + 1);
+        let work = move || {
+            let made = std::panic::catch_unwind(|| candidate::make(&env, version, generation));
+            let crash = |_| Err(Failure::new(Status::BadConfiguration, "rendering crashed; report this as a bug"));
+            let _ = tx.send(Message::Rendered(ticket, Box::new(made.unwrap_or_else(crash))));
+        };
+        if let Err(err) = thread::Builder::new().name("render".into()).spawn(work) {
+            let failed = Err(Failure::new(Status::BadConfiguration, format!("a thread cannot be started: {err}")));
+            let _ = self.inbox.tx.send(Message::Rendered(ticket, Box::new(failed)));
+        }
+    }
+
+    fn test(&mut self) -> Result<Pid, String> {
+        let (Some(reloader), Some(candidate)) = (&self.reloader, &self.candidate) else {
+            return Err("there is no candidate".to_owned());
+        };
+        let disk = &reloader.disk;
+        let staged = disk.stage(&candidate.files).and_then(|()| disk.stage_main(&candidate.files, &reloader.main));
+        let staged = staged.map_err(|err| unwritable(disk, &err))?;
+        let args = reloader.options.test_args(&staged.main, &reloader.globals);
+        let output = disk.test_output("output");
+        let pid = child::spawn_test(&reloader.nginx.path, &args, &output).map_err(|err| format!("nginx -t: {err}"))?;
+        self.tester = Some(Tester { pid, output, shown: (staged.dir, disk.live().to_owned()) });
+        Ok(pid)
+    }
+
+    /// Tests what nginx has just ended with.
+    fn test_live(&mut self) -> Result<Pid, String> {
+        let Some(reloader) = &self.reloader else { return Err(String::new()) };
+        let args = reloader.options.test_args(&reloader.main, &reloader.globals);
+        let output = reloader.disk.live().join(".nginit-test");
+        let pid = child::spawn_test(&reloader.nginx.path, &args, &output).map_err(|err| err.to_string())?;
+        self.tester = Some(Tester { pid, output, shown: (PathBuf::new(), PathBuf::new()) });
+        Ok(pid)
+    }
+
+    fn publish(&mut self) -> Result<(), String> {
+        let (Some(reloader), Some(candidate)) = (&self.reloader, &self.candidate) else {
+            return Err("there is no candidate".to_owned());
+        };
+        publish(&reloader.disk, candidate).map_err(|err| unwritable(&reloader.disk, &err))
+    }
+
+    fn report_live(&mut self, generation: u64) {
+        let Some(candidate) = self.candidate.take() else { return };
+        let took = self.asked.elapsed().as_millis();
+        log::line(
+            Level::Notice,
+            "reload",
+            &format!("generation {generation} live, {} took_ms={took}", counts(&candidate)),
+        );
+    }
+
+    fn end(&self, end: End) -> Status {
+        // As PID 1 the kernel does this for us; elsewhere workers of a killed master would stay.
+        if self.reloader.is_some() {
+            child::kill_group(self.pid);
+        }
+        match end {
+            End::Child(ended) => {
+                log::line(Level::Info, "supervisor", &format!("the program ended, status {}", ended.code()));
+                Status::Child(ended.code())
+            }
+            End::BadConfiguration(reason) => {
+                log::line(Level::Emerg, "nginx", &format!("the first configuration is refused: {reason}"));
+                Status::BadConfiguration
+            }
+        }
+    }
+}
+
+/// Makes a staged candidate live.
+///
+/// # Errors
+/// The operation that failed; what was live still is.
+pub fn publish(disk: &Disk, candidate: &Candidate) -> std::io::Result<()> {
+    for name in disk.publish(&candidate.files)? {
+        log::line(Level::Info, "reload", &format!("{}/{name} of somebody else's is replaced", disk.live().display()));
+    }
+    Ok(())
+}
+
+/// How much a candidate holds, for a line of the log.
+pub fn counts(candidate: &Candidate) -> String {
+    let upstreams = &candidate.settings.upstreams;
+    let servers: usize = upstreams.values().map(|u| u.servers.len()).sum();
+    format!("upstreams={} servers={servers}", upstreams.len())
+}
+
+/// Why the configuration directory could not be written.
+pub fn unwritable(disk: &Disk, err: &std::io::Error) -> String {
+    let dir = disk.live().display();
+    if err.kind() == std::io::ErrorKind::InvalidInput {
+        return format!("\"NGINIT_CONF_DIR\": {err}");
+    }
+    let remedy = "mount a writable directory there, for example with --tmpfs, or set NGINIT_CONF_DIR to one that nginx.conf includes";
+    format!("\"NGINIT_CONF_DIR\": \"{dir}\" cannot be written: {err}; {remedy}")
+}
