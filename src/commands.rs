@@ -79,8 +79,7 @@ pub fn check(env: &Env, argv: Vec<OsString>) -> Result<Status, Failure> {
         if output.status.success() {
             return Ok(());
         }
-        let (stage, live) = (staged.dir.to_string_lossy(), disk.live().to_string_lossy());
-        Err(refuse(verdict::reason(&String::from_utf8_lossy(&output.stderr), &stage, &live)))
+        Err(refuse(verdict::reason(&String::from_utf8_lossy(&output.stderr), &staged.shown)))
     })();
     let _ = disk.drop_staged();
     tested?;

@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::render::ENDING;
-use crate::settings::error::{SettingsError, SettingsErrors};
+use crate::settings::error::SettingsError;
 use crate::settings::{self, Class, Given, Note, Vars};
 use crate::upstream::Sources;
 
@@ -29,23 +29,17 @@ impl Env {
         Self(vars.into_iter().collect())
     }
 
-    /// Every variable of ours with its text, and notes about those that are nearly ours.
-    ///
-    /// # Errors
-    /// Every value that is not UTF-8, every file that cannot be read, every variable that is set
-    /// both directly and by a file.
-    pub fn read(&self) -> Result<(Vars, Vec<Note>), SettingsErrors> {
+    /// Every variable of ours with its text, and what is wrong with the others.
+    pub fn read(&self) -> Reading {
         let names: BTreeSet<&str> = self.0.iter().filter_map(|(name, _)| name.to_str()).collect();
-        let mut given = Vars::new();
-        let mut notes = Vec::new();
-        let mut errors = Vec::new();
+        let mut read = Reading::default();
         let mut ours: Vec<(&str, &OsString)> = self.0.iter().filter_map(|(n, v)| Some((n.to_str()?, v))).collect();
         ours.sort_unstable();
         for (name, value) in ours {
             let (canonical, in_file) = match settings::classify(name, &names) {
                 Class::Ours { canonical, in_file } => (canonical, in_file),
                 Class::Noted(note) => {
-                    notes.push(note);
+                    read.notes.push(note);
                     continue;
                 }
                 Class::Foreign => continue,
@@ -57,11 +51,11 @@ impl Env {
                 None => Err(SettingsError::new(name, None, "the value is not UTF-8", "write it in UTF-8")),
             };
             match value {
-                Ok(value) => insert(&mut given, &mut errors, canonical, Given { variable: name.to_owned(), value }),
-                Err(error) => errors.push(error),
+                Ok(value) => read.insert(canonical, Given { variable: name.to_owned(), value }),
+                Err(error) => read.fail(canonical, error),
             }
         }
-        if errors.is_empty() { Ok((given, notes)) } else { Err(SettingsErrors(errors)) }
+        read
     }
 
     /// One variable, if it is set to text.
@@ -77,17 +71,39 @@ impl Env {
     }
 }
 
-/// Adds a value; one that is set already, under another spelling, is a fault unless either is empty.
-fn insert(vars: &mut Vars, errors: &mut Vec<SettingsError>, canonical: String, new: Given) {
-    match vars.get(&canonical) {
-        Some(_) if new.value.trim().is_empty() => {}
-        Some(old) if !old.value.trim().is_empty() => {
-            let reason = format!("\"{}\" is set too", old.variable);
-            errors.push(SettingsError::new(&new.variable, None, reason, "unset one of the two"));
+/// What was read of the environment.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// Our variables with their texts.
+    pub vars: Vars,
+    /// About variables that are nearly ours.
+    pub notes: Vec<Note>,
+    /// Values that are not UTF-8, files that cannot be read, variables that are set both directly
+    /// and by a file.
+    pub errors: Vec<SettingsError>,
+    /// The canonical names of variables whose values are among the errors, and so missing above.
+    pub missing: BTreeSet<String>,
+}
+
+impl Reading {
+    /// Adds a value; one that is set already, under another spelling, is a fault unless either is
+    /// empty.
+    fn insert(&mut self, canonical: String, new: Given) {
+        match self.vars.get(&canonical) {
+            Some(_) if new.value.trim().is_empty() => {}
+            Some(old) if !old.value.trim().is_empty() => {
+                let reason = format!("\"{}\" is set too", old.variable);
+                self.errors.push(SettingsError::new(&new.variable, None, reason, "unset one of the two"));
+            }
+            _ => {
+                self.vars.insert(canonical, new);
+            }
         }
-        _ => {
-            vars.insert(canonical, new);
-        }
+    }
+
+    fn fail(&mut self, canonical: String, error: SettingsError) {
+        self.missing.insert(canonical);
+        self.errors.push(error);
     }
 }
 
@@ -151,8 +167,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("list");
         fs::write(&path, "a b\n").unwrap();
-        let (vars, _) = env(&[("STATIC_BACKEND_FILE", path.to_str().unwrap()), ("STATIC_BACKEND", "")]).read().unwrap();
-        let given = &vars["STATIC_BACKEND"];
+        let read = env(&[("STATIC_BACKEND_FILE", path.to_str().unwrap()), ("STATIC_BACKEND", "")]).read();
+        let given = &read.vars["STATIC_BACKEND"];
         assert_eq!((given.value.as_str(), given.variable.as_str()), ("a b\n", "STATIC_BACKEND_FILE"));
     }
 
@@ -169,17 +185,18 @@ mod tests {
             (vec![("STATIC_BACKEND_FILE", latin.to_str().unwrap())], "is not UTF-8"),
             (vec![("STATIC_BACKEND", "a"), ("STATIC_APP", "b")], "\"STATIC_BACKEND\": \"STATIC_APP\" is set too"),
         ] {
-            let errors = env(&set).read().unwrap_err().to_string();
-            assert!(errors.contains(reason), "{errors}");
+            let read = env(&set).read();
+            assert!(read.errors.len() == 1 && read.errors[0].to_string().contains(reason), "{read:?}");
         }
     }
 
     #[test]
     fn only_our_own_variables_must_be_utf_8() {
         let odd = |name: &[u8]| (OsString::from_vec(name.to_vec()), OsString::from_vec(b"\xff".to_vec()));
-        assert!(Env::new([odd(b"OTHER"), odd(b"\xfe"), odd(b"CELERY_BACKEND")]).read().unwrap().0.is_empty());
-        let errors = Env::new([odd(b"STATIC_BACKEND"), odd(b"NGINIT_LISTEN")]).read().unwrap_err();
-        assert_eq!(errors.0.len(), 2);
+        let read = Env::new([odd(b"OTHER"), odd(b"\xfe"), odd(b"CELERY_BACKEND")]).read();
+        assert!(read.vars.is_empty() && read.errors.is_empty());
+        let read = Env::new([odd(b"STATIC_BACKEND"), odd(b"NGINIT_LISTEN")]).read();
+        assert_eq!((read.errors.len(), read.missing.len()), (2, 2));
     }
 
     #[test]

@@ -6,15 +6,16 @@
 /// Levels with which nginx refuses a configuration.
 const REFUSING: [&str; 4] = ["[emerg]", "[alert]", "[crit]", "[error]"];
 
-/// The reason that nginx gave, in one line, with `stage` shown as `live`; `output` is its stderr.
-pub fn reason(output: &str, stage: &str, live: &str) -> String {
+/// The reason that nginx gave, in one line; `output` is its stderr. `shown` says which staged path
+/// stands for which live one.
+pub fn reason(output: &str, shown: &[(String, String)]) -> String {
     let lines = || output.lines().map(str::trim).filter(|l| !l.is_empty());
     let refusing = lines().find_map(|line| {
         let (_, level) = REFUSING.iter().find_map(|level| Some((level, line.find(level)? + level.len())))?;
         Some(without_pid(line[level..].trim()))
     });
     let text = refusing.or_else(|| lines().next_back()).unwrap_or("nginx gave no reason");
-    let text = if stage.is_empty() { text.to_owned() } else { text.replace(stage, live) };
+    let text = shown.iter().fold(text.to_owned(), |text, (staged, live)| text.replace(staged, live));
     match advice(&text) {
         Some(advice) => format!("{text}; {advice}"),
         None => text,
@@ -49,11 +50,12 @@ mod tests {
         let output = "nginx: [warn] the \"user\" directive makes sense only as root in /etc/nginx/nginx.conf:1\n\
             nginx: [emerg] unknown directive \"x\" in /c/.nginit/new/default.conf:3\n\
             nginx: configuration file /c/.nginit/nginx.conf test failed\n";
-        assert_eq!(reason(output, "/c/.nginit/new", "/c"), "unknown directive \"x\" in /c/default.conf:3");
-        assert_eq!(reason("odd\n\n", "", ""), "odd");
-        assert_eq!(reason("", "", ""), "nginx gave no reason");
+        let shown = [("/c/.nginit/new".to_owned(), "/c".to_owned())];
+        assert_eq!(reason(output, &shown), "unknown directive \"x\" in /c/default.conf:3");
+        assert_eq!(reason("odd\n\n", &[]), "odd");
+        assert_eq!(reason("", &[]), "nginx gave no reason");
         let stamped = "2026/01/01 00:00:00 [emerg] 1#1: a duplicate default server for 0.0.0.0:80 in /x:1\n";
-        let stamped = reason(stamped, "", "");
+        let stamped = reason(stamped, &[]);
         assert!(stamped.starts_with("a duplicate") && stamped.contains("remove default_server there"), "{stamped}");
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::Ipv6Addr;
 
 use crate::exit::{Failure, Status};
-use crate::inputs::{self, Env};
+use crate::inputs::{self, Env, Reading};
 use crate::log::{self, Level};
 use crate::nginx::facts::Version;
 use crate::render;
@@ -29,19 +29,19 @@ pub struct Candidate {
 /// # Errors
 /// Every fault of every variable. Warnings are logged then, as they may be the reason of a fault.
 pub fn settings(env: &Env) -> Result<(Settings, Vec<Note>), Failure> {
-    let refuse = |errors: SettingsErrors| Failure::new(Status::BadEnvironment, errors.to_string());
-    let (vars, mut notes) = env.read().map_err(refuse)?;
+    let Reading { vars, mut notes, mut errors, missing } = env.read();
     match settings::parse(&vars) {
-        Ok((settings, more)) => {
+        Ok((settings, more)) if errors.is_empty() => {
             notes.extend(more);
-            Ok((settings, notes))
+            return Ok((settings, notes));
         }
-        Err(errors) => {
-            notes.retain(|note| note.level <= Level::Warn);
-            log_notes(&notes);
-            Err(refuse(errors))
-        }
+        Ok(_) => {}
+        // What could not be read is not reported a second time as being empty.
+        Err(SettingsErrors(more)) => errors.extend(more.into_iter().filter(|e| !missing.contains(&e.variable))),
     }
+    notes.retain(|note| note.level <= Level::Warn);
+    log_notes(&notes);
+    Err(Failure::new(Status::BadEnvironment, SettingsErrors(errors).to_string()))
 }
 
 /// Writes notes to the log.

@@ -33,8 +33,8 @@ pub struct Disk {
 pub struct Staged {
     /// A copy of the main configuration file that includes the candidate's files.
     pub main: PathBuf,
-    /// The directory of the candidate's files.
-    pub dir: PathBuf,
+    /// Staged paths and the live ones that they stand for, to be shown in their stead.
+    pub shown: Vec<(String, String)>,
 }
 
 impl Disk {
@@ -108,7 +108,8 @@ impl Disk {
                 symlink(entry.path(), link)?;
             }
         }
-        Ok(Staged { main: copy, dir })
+        let pair = |staged: &Path, live: &Path| (staged.display().to_string(), live.display().to_string());
+        Ok(Staged { main: copy, shown: vec![pair(&dir, &self.live), pair(&root, base)] })
     }
 
     /// Removes what was staged.
@@ -265,10 +266,10 @@ mod tests {
         let candidate = files(&[("default.conf", "1")]);
         disk.stage(&candidate).unwrap();
         let staged = disk.stage_main(&candidate, &main).unwrap();
-        assert_eq!(listing(&staged.dir), ["default.conf", "users.conf"]);
+        assert_eq!(listing(&disk.new_dir()), ["default.conf", "users.conf"]);
         assert_eq!(listing(staged.main.parent().unwrap()), ["conf.d", "mime.types", "nginx.conf"]);
         let text = fs::read_to_string(&staged.main).unwrap();
-        assert!(text.contains(&format!("\"{}/*.conf\"", staged.dir.display())), "{text}");
+        assert!(text.contains(&format!("\"{}/*.conf\"", disk.new_dir().display())), "{text}");
         fs::write(&main, "http { }").unwrap();
         disk.stage(&candidate).unwrap();
         let err = disk.stage_main(&candidate, &main).unwrap_err().to_string();

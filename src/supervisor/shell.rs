@@ -103,8 +103,8 @@ struct Shell {
 struct Tester {
     pid: Pid,
     output: PathBuf,
-    /// The directory that its messages name, and the live one that they mean.
-    shown: (PathBuf, PathBuf),
+    /// Paths in its messages, and what they stand for.
+    shown: Vec<(String, String)>,
 }
 
 impl Shell {
@@ -167,8 +167,7 @@ impl Shell {
         if ended == Ended::Status(0) {
             return Ok(());
         }
-        let (staged, live) = (tester.shown.0.to_string_lossy(), tester.shown.1.to_string_lossy());
-        Err(verdict::reason(&String::from_utf8_lossy(&output), &staged, &live))
+        Err(verdict::reason(&String::from_utf8_lossy(&output), &tester.shown))
     }
 
     fn carry_out(&mut self, action: Action) -> Option<End> {
@@ -239,7 +238,7 @@ impl Shell {
         let args = reloader.options.test_args(&staged.main, &reloader.globals);
         let output = disk.test_output("output");
         let pid = child::spawn_test(&reloader.nginx.path, &args, &output).map_err(|err| format!("nginx -t: {err}"))?;
-        self.tester = Some(Tester { pid, output, shown: (staged.dir, disk.live().to_owned()) });
+        self.tester = Some(Tester { pid, output, shown: staged.shown });
         Ok(pid)
     }
 
@@ -249,7 +248,7 @@ impl Shell {
         let args = reloader.options.test_args(&reloader.main, &reloader.globals);
         let output = reloader.disk.live().join(".nginit-test");
         let pid = child::spawn_test(&reloader.nginx.path, &args, &output).map_err(|err| err.to_string())?;
-        self.tester = Some(Tester { pid, output, shown: (PathBuf::new(), PathBuf::new()) });
+        self.tester = Some(Tester { pid, output, shown: Vec::new() });
         Ok(pid)
     }
 
