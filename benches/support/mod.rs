@@ -1,0 +1,305 @@
+//! What the benchmarks share: the command line, medians and tables, a site that nginx serves, and
+//! processes that are started, asked until they answer, and stopped.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nginit::nginx::command::CommandLine;
+use rustix::process::{Pid, Signal, kill_process};
+
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// Longest wait for anything; what takes longer is broken, not slow.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Between two attempts to connect. Some attempt finds the socket before a worker answers on it,
+/// and then the answer itself is waited for, so this is no part of what is measured.
+const PAUSE: Duration = Duration::from_micros(20);
+
+/// How often each thing is done. Nothing where this is not `cargo bench` (`cargo test
+/// --all-targets` starts benchmarks too) or the command line is wrong.
+pub fn runs() -> Option<usize> {
+    let mut runs = 30;
+    let mut is_bench = false;
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--bench" => is_bench = true,
+            "--runs" => runs = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0)?,
+            _ => {
+                eprintln!("usage: cargo bench [--bench start|memory|render] [-- --runs N]");
+                return None;
+            }
+        }
+    }
+    is_bench.then_some(runs)
+}
+
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let (low, high) = (values.get(values.len().saturating_sub(1) / 2), values.get(values.len() / 2));
+    low.zip(high).map_or(f64::NAN, |(low, high)| f64::midpoint(*low, *high))
+}
+
+pub fn min(values: impl IntoIterator<Item = f64>) -> f64 {
+    values.into_iter().fold(f64::INFINITY, f64::min)
+}
+
+/// Prints a table that can be pasted into Markdown.
+pub fn print_table(head: &[&str], rows: &[Vec<String>]) {
+    let cells = || rows.iter().map(|row| row.iter().map(String::as_str).collect::<Vec<_>>());
+    let width =
+        |n: usize| cells().map(|row| row[n].chars().count()).chain([head[n].len(), 3]).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: &[&str]| {
+        let padded = cells
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(n, (cell, width))| if n == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") });
+        format!("| {} |", padded.collect::<Vec<_>>().join(" | "))
+    };
+    let rule = |n: usize| if n == 0 { "-".repeat(widths[n]) } else { format!("{}:", "-".repeat(widths[n] - 1)) };
+    let rules: Vec<String> = (0..head.len()).map(rule).collect();
+    println!("\n{}\n{}", line(head), line(&rules.iter().map(String::as_str).collect::<Vec<_>>()));
+    cells().for_each(|row| println!("{}", line(&row)));
+}
+
+/// Says whether a limit is kept. Nothing fails: a busy machine is no fault of the program.
+pub fn print_limit(what: &str, value: f64, limit: f64, unit: &str) {
+    let verdict = if value <= limit { "kept" } else { "MISSED" };
+    println!("{what}: {value:.2} {unit}, limit {limit:.2} {unit}: {verdict}");
+}
+
+/// nginx, where tests look for it too.
+pub fn nginx() -> Option<PathBuf> {
+    let found = program(&std::env::var("NGINX_BIN").unwrap_or_else(|_| "nginx".to_owned()));
+    if found.is_none() {
+        println!("nginx is not installed and NGINX_BIN names none: nothing is measured");
+    }
+    found
+}
+
+pub fn program(name: &str) -> Option<PathBuf> {
+    which::which(name).ok()
+}
+
+/// The static release binary: `NGINIT_BENCH_BINARY`, or one that cargo builds now.
+pub fn static_binary() -> Outcome<PathBuf> {
+    if let Some(given) = std::env::var_os("NGINIT_BENCH_BINARY") {
+        return Ok(given.into());
+    }
+    let built = build()?;
+    // Pages of a file that is not on disk yet would count as private and dirty.
+    File::open(&built)?.sync_all()?;
+    Ok(built)
+}
+
+fn build() -> Outcome<PathBuf> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("cargo gave no target directory")?;
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let built = Command::new(env!("CARGO"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--release", "--quiet", "--bin", "nginit", "--target", &triple, "--target-dir"])
+        .arg(target)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .status()?;
+    if !built.success() {
+        return Err("the static binary does not build".into());
+    }
+    Ok(target.join(triple).join("release/nginit"))
+}
+
+/// A directory with a configuration for nginx, and a port of its own.
+pub struct Site {
+    pub dir: PathBuf,
+    pub address: SocketAddr,
+    /// `nginx -c CONF`
+    pub argv: Vec<OsString>,
+    /// The same as nginit completes it: with the binary's path and directives that it adds.
+    pub completed: Vec<OsString>,
+    /// What nginit is told.
+    pub env: Vec<(&'static str, OsString)>,
+}
+
+impl Site {
+    /// Makes the site `name` below `root`, and has `nginit` render its configuration into
+    /// `DIR/rendered`.
+    pub fn new(root: &Path, name: &str, nginx: &Path, nginit: &Path) -> Outcome<Self> {
+        let dir = root.join(name);
+        let conf_dir = dir.join("conf.d");
+        fs::create_dir_all(&conf_dir)?;
+        let address = free_port()?;
+        let conf = main_conf(&dir);
+        fs::write(dir.join("nginx.conf"), &conf)?;
+        let argv: Vec<OsString> = vec!["nginx".into(), "-c".into(), dir.join("nginx.conf").into()];
+        let line = CommandLine::parse(argv.clone(), "nginx");
+        let workers = std::thread::available_parallelism()?.get();
+        let globals = line.nginx.as_ref().ok_or("not nginx")?.missing_globals(&conf, u16::try_from(workers)?);
+        let env = vec![
+            ("STATIC_BACKEND", "127.0.0.1:9001 127.0.0.1:9002".into()),
+            ("DYNAMIC_BACKEND", "127.0.0.1:9003 127.0.0.1:9004".into()),
+            ("NGINIT_LISTEN", address.to_string().into()),
+            ("NGINIT_CONF_DIR", conf_dir.into()),
+            ("NGINIT_TEMPLATES", dir.join("none").into()),
+            ("NGINIT_NGINX", nginx.into()),
+        ];
+        let site = Self { completed: line.with(nginx, &globals), dir, address, argv, env };
+        let rendered = site.command(nginit, &["render".into(), "--out".into(), site.rendered().into()]).status()?;
+        if rendered.success() { Ok(site) } else { Err("nginit render fails".into()) }
+    }
+
+    pub fn rendered(&self) -> PathBuf {
+        self.dir.join("rendered")
+    }
+
+    pub fn conf_dir(&self) -> PathBuf {
+        self.dir.join("conf.d")
+    }
+
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(self.dir.join("stderr")).unwrap_or_default()
+    }
+
+    /// A command with the site's environment and nothing else but PATH.
+    fn command(&self, program: &Path, args: &[OsString]) -> Command {
+        let mut command = Command::new(program);
+        command.args(args).env_clear().envs(self.env.iter().cloned());
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// Starts `argv`, waits until nginx answers, and says how long that took from before the fork.
+    pub fn start(&self, argv: &[OsString]) -> Outcome<(Running, Duration)> {
+        let (program, args) = argv.split_first().ok_or("no command")?;
+        let mut command = self.command(Path::new(program), args);
+        command.stderr(File::create(self.dir.join("stderr"))?);
+        let begin = Instant::now();
+        let child = command.spawn()?;
+        let mut running = Running { child, pid_file: self.dir.join("nginx.pid") };
+        match answer(self.address, begin, &mut running.child) {
+            Ok(()) => Ok((running, begin.elapsed())),
+            Err(err) => Err(format!("{argv:?}: {err}\n{}", self.stderr()).into()),
+        }
+    }
+}
+
+fn main_conf(dir: &Path) -> String {
+    let dir = dir.display();
+    let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let temp: String = kinds.iter().map(|kind| format!("    {kind}_temp_path {dir}/{kind};\n")).collect();
+    format!(
+        "pid {dir}/nginx.pid;\nerror_log /dev/null crit;\nevents {{\n    worker_connections 1024;\n}}\n\
+         http {{\n{temp}    include {dir}/conf.d/*.conf;\n}}\n"
+    )
+}
+
+/// A port that nobody listens on, from below those that the kernel gives to clients: there, an
+/// attempt to connect to a port that is not open yet could meet itself.
+fn free_port() -> Outcome<SocketAddr> {
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    let first = 12_000 + u16::try_from(std::process::id() % 18_000)?;
+    loop {
+        let port = first + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+        if port > 32_000 {
+            return Err("no port is free".into());
+        }
+    }
+}
+
+/// Asks until nginx answers 200.
+fn answer(address: SocketAddr, begin: Instant, child: &mut Child) -> Outcome<()> {
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.write_all(b"GET /nginit/ping HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+        let mut head = [0; 12];
+        stream.read_exact(&mut head)?;
+        Ok(&head == b"HTTP/1.1 200")
+    };
+    while begin.elapsed() < DEADLINE {
+        if ask().unwrap_or(false) {
+            return Ok(());
+        }
+        if let Some(status) = child.try_wait()? {
+            return Err(format!("ended early, {status}").into());
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Err("no answer in time".into())
+}
+
+/// Waits until `fact` holds.
+pub fn eventually(what: &str, mut fact: impl FnMut() -> Outcome<bool>) -> Outcome<()> {
+    let begin = Instant::now();
+    while begin.elapsed() < DEADLINE {
+        if fact()? {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Err(format!("in vain: {what}").into())
+}
+
+/// A process that was started, and the nginx below it. Both end with it.
+pub struct Running {
+    child: Child,
+    pid_file: PathBuf,
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        send(self.child.id(), signal);
+    }
+
+    fn nginx(&self) -> Option<u32> {
+        fs::read_to_string(&self.pid_file).ok()?.trim().parse().ok()
+    }
+
+    /// What nginx's master process says that it is.
+    pub fn nginx_title(&self) -> Outcome<String> {
+        let pid = self.nginx().ok_or("nginx has no pid file")?;
+        let title = fs::read(format!("/proc/{pid}/cmdline"))?;
+        Ok(String::from_utf8_lossy(&title).trim_end_matches('\0').to_owned())
+    }
+}
+
+impl Drop for Running {
+    /// Stops nginx, whereupon everything above it ends by itself.
+    fn drop(&mut self) {
+        let nginx = self.nginx();
+        send(nginx.unwrap_or(self.child.id()), Signal::INT);
+        let ended = eventually("the end", || Ok(self.child.try_wait()?.is_some()));
+        if ended.is_err() {
+            let _ = self.child.kill();
+            nginx.into_iter().for_each(|pid| send(pid, Signal::KILL));
+        }
+        let _ = self.child.wait();
+    }
+}
+
+fn send(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// A list of `count` servers.
+pub fn servers(count: usize) -> String {
+    (0..count).map(|n| format!("10.{}.{}.{}:8080\n", n >> 16, n >> 8 & 255, n & 255)).collect()
+}
