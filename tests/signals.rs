@@ -181,3 +181,36 @@ fn a_plain_command_gets_every_signal_itself() {
     nginit.signal(Signal::TERM);
     assert_eq!(nginit.code(), 3, "{}", nginit.report());
 }
+
+#[test]
+fn signals_that_come_while_nginx_starts_are_not_its_end() {
+    let nginx = nginx_or_skip!();
+    for _ in 0..20 {
+        let web = Backend::start("web");
+        let site = site_with(&web, &nginx);
+        let nginit = Nginit::spawn(&site, site.command(&site.nginx_argv()));
+        nginit.logs("generation 1 starts nginx");
+        nginit.signal(Signal::USR1);
+        nginit.signal(Signal::HUP);
+        nginit.answers();
+        nginit.logs("generation 2 live");
+        let site = site_with(&web, &nginx);
+        let nginit = Nginit::spawn(&site, site.command(&site.nginx_argv()));
+        nginit.logs("generation 1 starts nginx");
+        nginit.signal(Signal::TERM);
+        assert_eq!(nginit.code(), 0, "{}", nginit.report());
+    }
+}
+
+#[test]
+fn a_stop_of_an_nginx_that_never_comes_up_is_a_stop() {
+    let nginx = nginx_or_skip!();
+    let web = Backend::start("web");
+    let site = site_with(&web, &nginx);
+    // nginx tries for more than two seconds to get its port, and catches no signal meanwhile.
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", site.port)).unwrap();
+    let nginit = Nginit::spawn(&site, site.command(&site.nginx_argv()));
+    nginit.logs("try again to bind()");
+    nginit.signal(Signal::TERM);
+    assert_eq!(nginit.code(), 143, "{}", nginit.report());
+}

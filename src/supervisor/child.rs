@@ -71,6 +71,14 @@ pub fn signal(pid: Pid, signal: Signal) {
     }
 }
 
+/// Whether a process has a handler for a signal; nothing where /proc does not say (proc(5), SigCgt).
+pub fn catches(pid: Pid, signal: Signal) -> Option<bool> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+    let mask = u64::from_str_radix(mask.trim(), 16).ok()?;
+    Some(mask & (1 << (signal.as_raw() - 1)) != 0)
+}
+
 /// Kills all that is left of a process group.
 pub fn kill_group(pid: Pid) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {

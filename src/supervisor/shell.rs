@@ -7,7 +7,9 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use super::child;
 use super::signals::{self, Told};
@@ -18,6 +20,13 @@ use crate::log::{self, Level};
 use crate::nginx::{Nginx, command::Options, verdict};
 use crate::reload::candidate::{self, Candidate};
 use crate::reload::disk::Disk;
+
+/// How often a program that does not catch a signal yet is looked at.
+const HELD_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Longest time that a signal is held: a second is more than nginx takes to start, and what does
+/// not catch it by then, such as a script in front of nginx, is not going to.
+const LONGEST_HOLD: Duration = Duration::from_secs(1);
 
 /// What threads send to the loop.
 #[derive(Debug)]
@@ -77,6 +86,7 @@ pub fn run(supervisor: Supervisor, pid: Pid, inbox: Inbox, reloader: Option<Relo
         tester: None,
         asked: Instant::now(),
         todo: VecDeque::new(),
+        held: Vec::new(),
     };
     loop {
         if let Some(end) = shell.step() {
@@ -97,6 +107,8 @@ struct Shell {
     /// When the reload that is under way was asked for.
     asked: Instant,
     todo: VecDeque<Event>,
+    /// Signals for a program that does not catch them yet, and until when they are held.
+    held: Vec<(Signal, Instant)>,
 }
 
 /// A test that runs.
@@ -137,8 +149,10 @@ impl Shell {
         None
     }
 
-    fn receive(&self) -> Option<Message> {
-        let message = match self.supervisor.deadline() {
+    fn receive(&mut self) -> Option<Message> {
+        self.deliver_held();
+        let again = (!self.held.is_empty()).then(|| Instant::now() + HELD_INTERVAL);
+        let message = match self.supervisor.deadline().into_iter().chain(again).min() {
             Some(deadline) => self.inbox.rx.recv_timeout(deadline.saturating_duration_since(Instant::now())),
             None => self.inbox.rx.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
@@ -194,7 +208,8 @@ impl Shell {
             }
             Action::Signal(number) => {
                 if let Some(signal) = signals::from_number(number) {
-                    child::signal(self.pid, signal);
+                    self.held.push((signal, Instant::now() + LONGEST_HOLD));
+                    self.deliver_held();
                 }
             }
             Action::KillGroup => child::kill_group(self.pid),
@@ -208,6 +223,23 @@ impl Shell {
             Action::End(end) => return Some(end),
         }
         None
+    }
+
+    /// Sends the signals that the program can take. nginx needs some milliseconds before it
+    /// catches any, and one that comes earlier would kill it. What is still not caught when its
+    /// time is over is dropped, but for a stop, which then is the plain one.
+    fn deliver_held(&mut self) {
+        let (pid, nginx, now) = (self.pid, self.reloader.is_some(), Instant::now());
+        self.held.retain(|(signal, until)| {
+            if !nginx || child::catches(pid, *signal) != Some(false) {
+                child::signal(pid, *signal);
+                return false;
+            }
+            if now >= *until && [Signal::QUIT, Signal::TERM].contains(signal) {
+                child::signal(pid, Signal::TERM);
+            }
+            now < *until
+        });
     }
 
     /// Makes a candidate in a thread of its own: files and names can take their time.
