@@ -13,7 +13,7 @@ use rustix::process::Signal;
 
 use super::child;
 use super::signals::{self, Told};
-use super::{Action, End, Ended, Event, Pid, Supervisor, reaper};
+use super::{Action, End, Ended, Event, Meaning, Pid, Supervisor, reaper};
 use crate::exit::{Failure, Status};
 use crate::inputs::Env;
 use crate::log::{self, Level};
@@ -126,7 +126,15 @@ impl Shell {
             Some(Message::Told(Told::Child)) => self.reap(),
             Some(Message::Told(Told::Program(name, sender, received))) => {
                 let from = sender.map_or_else(String::new, |pid| format!(" from pid {pid}"));
-                log::line(Level::Info, "signals", &format!("{name}{from}"));
+                let asks = match received.meaning {
+                    _ if self.reloader.is_none() => "for the program",
+                    Meaning::Reload => "asks for a reload",
+                    Meaning::Quit | Meaning::Term | Meaning::FastStop => "asks for a stop",
+                    Meaning::Forward => "for nginx",
+                };
+                // A terminal tells every change of its size; that is not worth a line.
+                let level = if received.from_terminal { Level::Debug } else { Level::Info };
+                log::line(level, "signals", &format!("{name}{from}, {asks}"));
                 self.todo.push_back(Event::Signal(received));
             }
             Some(Message::Rendered(ticket, candidate)) if ticket == self.ticket => {
