@@ -18,7 +18,6 @@ use crate::reload::candidate::{self, Candidate, Ipv6};
 use crate::reload::disk::Disk;
 use crate::render;
 use crate::settings::variables;
-use crate::supervisor::shell::counts;
 
 /// What `render` assumes of nginx where none is installed: the oldest version that is supported.
 const OLDEST_NGINX: Version = Version(1, 22, 0);
@@ -83,7 +82,7 @@ pub fn check(env: &Env, argv: Vec<OsString>) -> Result<Status, Failure> {
     })();
     let _ = disk.drop_staged();
     tested?;
-    print(&format!("nginx {} accepts the configuration: {}\n", nginx.facts.version, counts(&candidate)))
+    print(&format!("nginx {} accepts the configuration: {}\n", nginx.facts.version, candidate.counts()))
 }
 
 /// Asks the nginx that runs.

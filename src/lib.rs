@@ -102,15 +102,15 @@ fn supervise_nginx(env: Env, line: &CommandLine, options: Options) -> Result<Sta
     let candidate = candidate::render(&env, settings, notes, nginx.facts.version, 1)?;
     candidate::log_notes(&candidate.notes);
     let disk = Disk::new(&candidate.settings.conf_dir);
-    let written = disk.stage(&candidate.files).and_then(|()| shell::publish(&disk, &candidate));
-    written.map_err(|err| Failure::new(Status::BadConfiguration, shell::unwritable(&disk, &err)))?;
+    let written = disk.stage(&candidate.files).and_then(|()| reload::publish(&disk, &candidate));
+    written.map_err(|err| Failure::new(Status::BadConfiguration, disk.explain(&err)))?;
 
     let pid = child::spawn(&line.with(&nginx.path, &globals), Group::Own)?;
     let version = nginx.facts.version;
     log::line(
         Level::Notice,
         "nginx",
-        &format!("generation 1 starts nginx {version}, pid={pid} {}", shell::counts(&candidate)),
+        &format!("generation 1 starts nginx {version}, pid={pid} {}", candidate.counts()),
     );
     let policy = Policy { stop: candidate.settings.stop, stop_timeout: candidate.settings.stop_timeout };
     let reloader = Reloader { env, nginx, options, globals, main: main.path, disk };

@@ -5,3 +5,20 @@
 
 pub mod candidate;
 pub mod disk;
+
+use std::io;
+
+use crate::log::{self, Level};
+use candidate::Candidate;
+use disk::Disk;
+
+/// Makes a staged candidate live, and says so of files of others that it replaces.
+///
+/// # Errors
+/// The operation that failed; what was live still is.
+pub fn publish(disk: &Disk, candidate: &Candidate) -> io::Result<()> {
+    for name in disk.publish(&candidate.files)? {
+        log::line(Level::Info, "reload", &format!("{}/{name} of somebody else's is replaced", disk.live().display()));
+    }
+    Ok(())
+}

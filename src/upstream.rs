@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
-use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -273,15 +272,6 @@ pub type Files = BTreeMap<String, String>;
 
 /// A template directory's content: file name to source.
 pub type Sources = BTreeMap<String, String>;
-
-/// The absolute path of a directory together with what an operator calls it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dir {
-    /// The variable that sets it.
-    pub variable: &'static str,
-    /// Where it is.
-    pub path: PathBuf,
-}
 
 #[cfg(test)]
 mod tests {

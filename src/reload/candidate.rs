@@ -24,6 +24,15 @@ pub struct Candidate {
     pub notes: Vec<Note>,
 }
 
+impl Candidate {
+    /// How much it holds, for a line of the log.
+    pub fn counts(&self) -> String {
+        let upstreams = &self.settings.upstreams;
+        let servers: usize = upstreams.values().map(|upstream| upstream.servers.len()).sum();
+        format!("upstreams={} servers={servers}", upstreams.len())
+    }
+}
+
 /// Reads the settings alone.
 ///
 /// # Errors

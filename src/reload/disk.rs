@@ -53,6 +53,16 @@ impl Disk {
         &self.live
     }
 
+    /// What keeps the directory from being written, and what to do about it.
+    pub fn explain(&self, err: &io::Error) -> String {
+        if err.kind() == ErrorKind::InvalidInput {
+            return format!("\"NGINIT_CONF_DIR\": {err}");
+        }
+        let dir = self.live.display();
+        let remedy = "mount a writable directory there, for example with --tmpfs, or set NGINIT_CONF_DIR to one that nginx.conf includes";
+        format!("\"NGINIT_CONF_DIR\": \"{dir}\" cannot be written: {err}; {remedy}")
+    }
+
     fn new_dir(&self) -> PathBuf {
         self.stage.join("new")
     }

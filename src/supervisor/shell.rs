@@ -18,8 +18,9 @@ use crate::exit::{Failure, Status};
 use crate::inputs::Env;
 use crate::log::{self, Level};
 use crate::nginx::{Nginx, command::Options, verdict};
-use crate::reload::candidate::{self, Candidate};
+use crate::reload::candidate::Candidate;
 use crate::reload::disk::Disk;
+use crate::reload::{self, candidate};
 
 /// How often a program that does not catch a signal yet is looked at.
 const HELD_INTERVAL: Duration = Duration::from_millis(2);
@@ -52,7 +53,8 @@ impl Inbox {
     pub fn open() -> Result<Self, Failure> {
         let (tx, rx) = mpsc::channel();
         let refuse = |err| Failure::new(Status::Failure, format!("signals cannot be caught: {err}"));
-        signals::hook(tx.clone()).map_err(refuse)?;
+        let teller = tx.clone();
+        signals::hook(move |told| teller.send(Message::Told(told)).is_ok()).map_err(refuse)?;
         Ok(Self { tx, rx })
     }
 }
@@ -274,7 +276,7 @@ impl Shell {
         };
         let disk = &reloader.disk;
         let staged = disk.stage(&candidate.files).and_then(|()| disk.stage_main(&candidate.files, &reloader.main));
-        let staged = staged.map_err(|err| unwritable(disk, &err))?;
+        let staged = staged.map_err(|err| disk.explain(&err))?;
         let args = reloader.options.test_args(&staged.main, &reloader.globals);
         let output = disk.test_output("output");
         let pid = child::spawn_test(&reloader.nginx.path, &args, &output).map_err(|err| format!("nginx -t: {err}"))?;
@@ -296,7 +298,7 @@ impl Shell {
         let (Some(reloader), Some(candidate)) = (&self.reloader, &self.candidate) else {
             return Err("there is no candidate".to_owned());
         };
-        publish(&reloader.disk, candidate).map_err(|err| unwritable(&reloader.disk, &err))
+        reload::publish(&reloader.disk, candidate).map_err(|err| reloader.disk.explain(&err))
     }
 
     fn report_live(&mut self, generation: u64) {
@@ -305,7 +307,7 @@ impl Shell {
         log::line(
             Level::Notice,
             "reload",
-            &format!("generation {generation} live, {} took_ms={took}", counts(&candidate)),
+            &format!("generation {generation} live, {} took_ms={took}", candidate.counts()),
         );
     }
 
@@ -325,32 +327,4 @@ impl Shell {
             }
         }
     }
-}
-
-/// Makes a staged candidate live.
-///
-/// # Errors
-/// The operation that failed; what was live still is.
-pub fn publish(disk: &Disk, candidate: &Candidate) -> std::io::Result<()> {
-    for name in disk.publish(&candidate.files)? {
-        log::line(Level::Info, "reload", &format!("{}/{name} of somebody else's is replaced", disk.live().display()));
-    }
-    Ok(())
-}
-
-/// How much a candidate holds, for a line of the log.
-pub fn counts(candidate: &Candidate) -> String {
-    let upstreams = &candidate.settings.upstreams;
-    let servers: usize = upstreams.values().map(|u| u.servers.len()).sum();
-    format!("upstreams={} servers={servers}", upstreams.len())
-}
-
-/// Why the configuration directory could not be written.
-pub fn unwritable(disk: &Disk, err: &std::io::Error) -> String {
-    let dir = disk.live().display();
-    if err.kind() == std::io::ErrorKind::InvalidInput {
-        return format!("\"NGINIT_CONF_DIR\": {err}");
-    }
-    let remedy = "mount a writable directory there, for example with --tmpfs, or set NGINIT_CONF_DIR to one that nginx.conf includes";
-    format!("\"NGINIT_CONF_DIR\": \"{dir}\" cannot be written: {err}; {remedy}")
 }

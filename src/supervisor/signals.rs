@@ -6,7 +6,6 @@
 //! and are left alone.
 
 use std::io;
-use std::sync::mpsc::Sender;
 use std::thread;
 
 use rustix::process::Signal;
@@ -14,7 +13,6 @@ use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::{Cause, Origin};
 
-use super::shell::Message;
 use super::{Meaning, Pid, Received};
 
 /// What every signal that can be caught means to nginx, but CHLD.
@@ -51,17 +49,17 @@ pub enum Told {
     Program(&'static str, Option<Pid>, Received),
 }
 
-/// Records signals from here on and sends each to `loop_`.
+/// Records signals from here on and hands each to `tell`, until that says that nobody listens.
 ///
 /// # Errors
 /// What kept a handler or the thread from being set up.
-pub fn hook(loop_: Sender<Message>) -> io::Result<()> {
+pub fn hook(tell: impl Fn(Told) -> bool + Send + 'static) -> io::Result<()> {
     let numbers = TABLE.iter().map(|(signal, ..)| signal.as_raw()).chain([Signal::CHILD.as_raw()]);
     let mut signals = SignalsInfo::<WithOrigin>::new(numbers)?;
     let forward = move || {
         for origin in signals.forever() {
             let Some(told) = meaning_of(&origin) else { continue };
-            if loop_.send(Message::Told(told)).is_err() {
+            if !tell(told) {
                 break;
             }
         }
