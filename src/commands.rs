@@ -71,7 +71,7 @@ pub fn check(env: &Env, argv: Vec<OsString>) -> Result<Status, Failure> {
     let disk = Disk::staged_in(&candidate.settings.conf_dir, &dir);
     let tested = (|| {
         let staged = disk.stage(&candidate.files).and_then(|()| disk.stage_main(&candidate.files, &main));
-        let staged = staged.map_err(|err| refuse(format!("staging in \"{}\": {err}", dir.display())))?;
+        let staged = staged.map_err(|err| refuse(format!("testing a copy in \"{}\": {err}", dir.display())))?;
         let args = options.test_args(&staged.main, "");
         let output = Command::new(&nginx.path).args(args).stdin(Stdio::null()).output();
         let output = output.map_err(|err| refuse(format!("nginx -t: {err}")))?;

@@ -469,6 +469,7 @@ fn parse_listen_entry(token: &str) -> Option<Listen> {
     let address = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         Some(v6) => IpAddr::V6(v6.parse().ok()?),
         None if host == "*" => return Some(Listen { address: None, port }),
+        None if host == "0.0.0.0" => return Some(Listen { address: None, port }),
         None => IpAddr::V4(host.parse().ok()?),
     };
     Some(Listen { address: Some(address), port })
@@ -652,7 +653,7 @@ mod tests {
             listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["80", "[::1]:81", "127.0.0.1:82", "83"]
         );
-        for bad in ["x", "0", "1.2.3:80", "::1:80", "80;", "unix:/x", "80 80", "[::]"] {
+        for bad in ["x", "0", "1.2.3:80", "::1:80", "80;", "unix:/x", "80 80", "80 0.0.0.0:80", "[::]"] {
             assert!(parse_listen("L", bad).is_err(), "{bad}");
         }
     }

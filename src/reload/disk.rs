@@ -56,7 +56,7 @@ impl Disk {
     /// What keeps the directory from being written, and what to do about it.
     pub fn explain(&self, err: &io::Error) -> String {
         if err.kind() == ErrorKind::InvalidInput {
-            return format!("\"NGINIT_CONF_DIR\": {err}");
+            return err.to_string();
         }
         let dir = self.live.display();
         let remedy = "mount a writable directory there, for example with --tmpfs, or set NGINIT_CONF_DIR to one that nginx.conf includes";
@@ -102,11 +102,13 @@ impl Disk {
             }
         }
         let base = main.parent().unwrap_or(Path::new("/"));
-        let text = fs::read_to_string(main)?;
+        let refuse = |reason: String| io::Error::new(ErrorKind::InvalidInput, reason);
+        let text =
+            fs::read_to_string(main).map_err(|err| refuse(format!("{} cannot be read: {err}", main.display())))?;
         let (text, changed) = conf::redirect_includes(&text, base, &self.live, &dir);
         if changed == 0 {
-            let reason = format!("{} does not include {}/*.conf", main.display(), self.live.display());
-            return Err(io::Error::new(ErrorKind::InvalidInput, reason));
+            let (main, live) = (main.display(), self.live.display());
+            return Err(refuse(format!("\"NGINIT_CONF_DIR\": {main} does not include {live}/*.conf")));
         }
         let root = self.stage.join("main");
         fs::create_dir_all(&root)?;
