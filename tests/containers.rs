@@ -288,20 +288,44 @@ fn read_only_with_an_empty_directory_in_memory_serves() {
 
 #[test]
 #[ignore = "needs a Docker engine; run by ./setup.sh test"]
-fn another_user_with_a_directory_of_its_own_serves() {
+fn any_other_user_serves_too() {
     let servers = servers(1, 1);
-    let line = ["--user", "4711:4711", "--read-only", "--tmpfs", "/run/nginit", "-p", "127.0.0.1::8080"];
-    let proxy = servers.proxy(&line, &images().unprivileged, &[]);
-    proxy.answers(proxy.port(8080), "/");
-    assert_eq!(proxy.sh("id -u"), "4711");
+    for memory in [&[][..], &["--tmpfs", "/run/nginit"]] {
+        let mut line = vec!["--user", "4711:4711", "--read-only", "--cap-drop", "ALL", "-p", "127.0.0.1::8080"];
+        line.extend(memory);
+        let proxy = servers.proxy(&line, &images().unprivileged, &[]);
+        proxy.answers(proxy.port(8080), "/");
+        assert_eq!(proxy.sh("id -u"), "4711");
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker engine; run by ./setup.sh test"]
+fn workers_of_a_root_nginx_cannot_write_its_configuration() {
+    let proxy = Container::run("root", &["-e", "STATIC_BACKEND=192.0.2.1", &images().nginit]);
+    proxy.says(&["start worker process"]);
+    let uids = proxy.sh("cat /proc/[0-9]*/status | grep ^Uid: | cut -f2 | sort -u");
+    assert!(uids.lines().count() > 1, "master and workers are different users: {uids}");
+    let places = "/run/nginit /run/nginit/conf.d /etc/nginx/conf.d /etc/nginx/conf.d/default.conf";
+    assert_eq!(
+        proxy.sh(&format!("stat -c '%u %A' {places}")),
+        "0 drwxr-xr-x\n0 drwxr-xr-x\n0 drwxr-xr-x\n0 -rw-r--r--"
+    );
 }
 
 /// Runs to the end in the foreground; gives status and both outputs.
 fn run_to_end(arguments: &[&str]) -> (i32, String) {
+    let (status, out, err) = run_apart(arguments);
+    (status, out + &err)
+}
+
+/// The same with the outputs apart.
+fn run_apart(arguments: &[&str]) -> (i32, String, String) {
     let mut line = vec!["run", "--rm"];
     line.extend(arguments);
     let output = docker_any(&line);
-    (output.status.code().expect("docker ends by itself"), text(&output))
+    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    (output.status.code().expect("docker ends by itself"), out, err)
 }
 
 #[test]
@@ -333,8 +357,8 @@ fn a_command_that_is_not_there_is_127_and_one_that_cannot_run_126() {
 #[test]
 #[ignore = "needs a Docker engine; run by ./setup.sh test"]
 fn another_command_keeps_its_output_and_status() {
-    let (status, output) = run_to_end(&[&images().nginit, "sh", "-c", "echo out; exit 7"]);
-    assert_eq!((status, output.as_str()), (7, "out\n"));
+    let (status, out, err) = run_apart(&[&images().nginit, "sh", "-c", "echo out; exit 7"]);
+    assert_eq!((status, out.as_str()), (7, "out\n"), "{err}");
     let (status, output) = run_to_end(&[&images().nginit, "sh", "-c", "kill -TERM $$"]);
     assert_eq!(status, 143, "{output}");
 }
@@ -552,7 +576,8 @@ fn a_shell_on_a_terminal_has_job_control() {
     terminal.types("jobs; echo listed-$((40+2))\n");
     terminal.shows("listed-42");
     assert!(terminal.screen().contains("Stopped"), "{}", terminal.screen());
-    terminal.types("kill -KILL %1; wait; exit 5\n");
+    // exec, because a shell asks twice before it leaves a stopped job alone.
+    terminal.types("kill -KILL %1; exec sh -c 'exit 5'\n");
     assert_eq!(terminal.status(), Some(5), "{}", terminal.screen());
 }
 
