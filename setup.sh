@@ -268,7 +268,7 @@ up_local() {
     sed -e "s|/run/nginit/|$STATE/proxy/|" -e "s|/etc/nginx/mime.types|$mime|" -e '\|include /etc/nginx/conf.d|d' \
       nginx/nginx.conf
   } >"$STATE/proxy/nginx.conf"
-  start proxy env STATIC_BACKEND="${static# }" DYNAMIC_BACKEND="${dynamic# }" NGINIT_LISTEN="127.0.0.1:$PORT" \
+  start proxy env -u NGINIT_DEMO -u NGINIT_DEMO_NAME STATIC_BACKEND="${static# }" DYNAMIC_BACKEND="${dynamic# }" NGINIT_LISTEN="127.0.0.1:$PORT" \
     NGINIT_CONF_DIR="$STATE/proxy/conf.d" \
     "$out/release/nginit" run -- "$nginx" -c "$STATE/proxy/nginx.conf" -g 'daemon off;'
 
