@@ -93,7 +93,7 @@ install() {
     have "${pair%%:*}" || [[ -x /usr/sbin/${pair%%:*} ]] || wanted+=("${pair#*:}")
   done
   python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
-  have chromium || have chromium-browser || have google-chrome || wanted+=(chromium fonts-dejavu-core)
+  have chromium || wanted+=(chromium fonts-liberation)
   if have docker && ! docker compose version >/dev/null 2>&1 && ! have docker-compose; then wanted+=(docker-compose); fi
   if ((${#wanted[@]})); then
     if ! may_install; then
@@ -155,11 +155,12 @@ containers() {
     cargo test --locked --test containers -- --ignored --test-threads=2
 }
 
+# browser URL NAME: the page in a real browser; screenshots go to the build directory.
 browser() {
   local venv=$out/test-venv
-  [[ -x $venv/bin/python ]] || python3 -m venv "$venv" || return
-  "$venv/bin/python" -c 'import playwright' 2>/dev/null || "$venv/bin/pip" install --quiet playwright || return
-  "$venv/bin/python" tests/browser/check.py "$1"
+  [[ -x $venv/bin/pip ]] || python3 -m venv "$venv" || return
+  "$venv/bin/pip" install --quiet -r tests/browser/requirements.txt || return
+  "$venv/bin/python" tests/browser/check.py "$1" --screenshot-dir "$out/screenshots/$2"
 }
 
 free_port() {
@@ -177,7 +178,7 @@ demo_docker() {
   local port
   port=$(free_port)
   NGINIT_DEMO=docker PORT=$port ./setup.sh up || return
-  browser "http://localhost:$port/" || return
+  browser "http://localhost:$port/" docker || return
   ./setup.sh down || return
   [[ -z $(leftovers) ]] || { echo "left behind: $(leftovers)"; return 1; }
 }
@@ -196,7 +197,7 @@ demo_local() {
     fi
     sleep 0.2
   done
-  browser "http://127.0.0.1:$port/" || status=1
+  browser "http://127.0.0.1:$port/" local || status=1
   local pids
   pids=$(cut -d' ' -f1 "$scratch/$NGINIT_DEMO_NAME-$UID"/*.pid)
   kill -TERM "$demo_pid"
