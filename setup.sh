@@ -269,7 +269,7 @@ up_local() {
       nginx/nginx.conf
   } >"$STATE/proxy/nginx.conf"
   start proxy env -u NGINIT_DEMO -u NGINIT_DEMO_NAME STATIC_BACKEND="${static# }" DYNAMIC_BACKEND="${dynamic# }" NGINIT_LISTEN="127.0.0.1:$PORT" \
-    NGINIT_CONF_DIR="$STATE/proxy/conf.d" \
+    NGINIT_CONF_DIR="$STATE/proxy/conf.d" NGINIT_NGINX="$nginx" \
     "$out/release/nginit" run -- "$nginx" -c "$STATE/proxy/nginx.conf" -g 'daemon off;'
 
   if ! wait_ready all_run; then
