@@ -30,6 +30,9 @@ Example:
 
 Variables: nginit help env";
 
+/// The names of our commands.
+const OWN: [&str; 5] = ["run", "render", "check", "healthcheck", "help"];
+
 /// What nginit can be asked to do.
 #[derive(Debug, Subcommand)]
 pub enum Commands {
@@ -72,14 +75,20 @@ pub enum Commands {
 
 impl Cli {
     /// Reads the command line. A `--` in front of a command means `run --`, so that a program may
-    /// have the name of one of our commands.
+    /// have the name of one of our commands. The command line of a container's start is understood
+    /// without clap, which would take longer than reading the settings.
     ///
     /// # Errors
     /// Wrong usage, or a request for help or the version: clap's texts and statuses.
     pub fn read(argv: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut argv: Vec<OsString> = argv.into_iter().collect();
-        if argv.get(1).is_some_and(|arg| arg == "--") {
-            argv.insert(1, "run".into());
+        match argv.get(1).map(|arg| arg.to_str()) {
+            None => return Ok(Self { command: None }),
+            Some(Some("--")) => argv.insert(1, "run".into()),
+            Some(Some(word)) if !word.starts_with('-') && !OWN.contains(&word) => {
+                return Ok(Self { command: Some(Commands::Other(argv.split_off(1))) });
+            }
+            Some(_) => {}
         }
         Self::try_parse_from(argv)
     }
@@ -98,6 +107,8 @@ mod tests {
     #[test]
     fn clap_finds_no_fault() {
         Cli::command().debug_assert();
+        let names: Vec<String> = Cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        assert_eq!(names, OWN);
     }
 
     #[test]

@@ -52,7 +52,7 @@ use reload::disk::Disk;
 use settings::Settings;
 use supervisor::child::{self, Group};
 use supervisor::shell::{self, Inbox, Reloader};
-use supervisor::{Policy, Supervisor};
+use supervisor::{Pid, Policy, Supervisor};
 
 /// Does what the command line asks for, with these variables, and returns the status to end with.
 ///
@@ -88,16 +88,23 @@ fn supervise_plain(line: &CommandLine) -> Result<Status, Failure> {
     Ok(shell::run(Supervisor::plain(), pid, inbox, None))
 }
 
-/// The start-up order of nginx. Nothing is written before everything is read, and nginx itself is
-/// the first to test the first configuration: testing it twice would double the time to start.
+/// nginx from its start to its end.
 fn supervise_nginx(env: Env, line: &CommandLine, options: Options) -> Result<Status, Failure> {
-    let (settings, notes) = candidate::settings(&env)?;
-    log::init(settings.log, settings.log_format);
     let inbox = Inbox::open()?;
     supervisor::child::adopt_orphans();
+    let (supervisor, pid, reloader) = start_nginx(env, line, options)?;
+    Ok(shell::run(supervisor, pid, inbox, Some(reloader)))
+}
+
+/// The start-up order of nginx. Nothing is written before everything is read, and nginx itself is
+/// the first to test the first configuration: testing it twice would double the time to start.
+/// What only the start needs, above all the first candidate, is freed when this returns.
+fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Supervisor, Pid, Reloader), Failure> {
+    let (settings, notes) = candidate::settings(&env)?;
+    log::init(settings.log, settings.log_format);
     let nginx = nginx::find(&settings.nginx)?;
-    let main = Main::read(&options, &nginx, &settings)?;
-    let globals = options.missing_globals(&main.text, workers(&settings));
+    let main = Main::read(&options, &nginx, &settings);
+    let globals = options.missing_globals(&main.text, || workers(&settings));
 
     let candidate = candidate::render(&env, settings, notes, nginx.facts.version, 1)?;
     candidate::log_notes(&candidate.notes);
@@ -105,16 +112,14 @@ fn supervise_nginx(env: Env, line: &CommandLine, options: Options) -> Result<Sta
     let written = disk.stage(&candidate.files).and_then(|()| reload::publish(&disk, &candidate));
     written.map_err(|err| Failure::new(Status::BadConfiguration, disk.explain(&err)))?;
 
-    let pid = child::spawn(&line.with(&nginx.path, &globals), Group::Own)?;
-    let version = nginx.facts.version;
-    log::line(
-        Level::Notice,
-        "nginx",
-        &format!("generation 1 starts nginx {version}, pid={pid} {}", candidate.counts()),
-    );
+    let started = child::spawn(&line.with(&nginx.path, &globals), Group::Own);
+    let _ = disk.drop_staged();
+    let pid = started?;
+    let (version, counts) = (nginx.facts.version, candidate.counts());
+    log::line(Level::Notice, "nginx", &format!("generation 1 starts nginx {version}, pid={pid} {counts}"));
     let policy = Policy { stop: candidate.settings.stop, stop_timeout: candidate.settings.stop_timeout };
     let reloader = Reloader { env, nginx, options, globals, main: main.path, disk };
-    Ok(shell::run(Supervisor::nginx(policy), pid, inbox, Some(reloader)))
+    Ok((Supervisor::nginx(policy), pid, reloader))
 }
 
 /// nginx's main configuration file.
@@ -126,7 +131,7 @@ struct Main {
 impl Main {
     /// Reads it, and warns where it and the settings do not fit together. That it cannot be read is
     /// nginx's to report.
-    fn read(options: &Options, nginx: &Nginx, settings: &Settings) -> Result<Self, Failure> {
+    fn read(options: &Options, nginx: &Nginx, settings: &Settings) -> Self {
         let path = options.main_conf(&nginx.facts);
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let base = path.parent().unwrap_or(std::path::Path::new("/"));
@@ -140,14 +145,14 @@ impl Main {
                 &format!("{main} does not include {dir}/*.conf, so nothing of it takes effect; {remedy}"),
             );
         }
-        if settings.workers.is_some() && options.settles_workers(&text) {
+        if settings.workers.is_some() && options.settles("worker_processes", &text) {
             let text = format!(
                 "\"NGINIT_WORKERS\" has no effect: worker_processes is set in {} or on the command line",
                 path.display()
             );
             log::line(Level::Warn, "nginx", &text);
         }
-        Ok(Self { path, text })
+        Self { path, text }
     }
 }
 

@@ -141,7 +141,8 @@ impl Site {
         let argv: Vec<OsString> = vec!["nginx".into(), "-c".into(), dir.join("nginx.conf").into()];
         let line = CommandLine::parse(argv.clone(), "nginx");
         let workers = std::thread::available_parallelism()?.get();
-        let globals = line.nginx.as_ref().ok_or("not nginx")?.missing_globals(&conf, u16::try_from(workers)?);
+        let workers = u16::try_from(workers)?;
+        let globals = line.nginx.as_ref().ok_or("not nginx")?.missing_globals(&conf, || workers);
         let env = vec![
             ("STATIC_BACKEND", "127.0.0.1:9001 127.0.0.1:9002".into()),
             ("DYNAMIC_BACKEND", "127.0.0.1:9003 127.0.0.1:9004".into()),

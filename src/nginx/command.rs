@@ -127,21 +127,23 @@ impl Options {
     /// Directives that nginit gives nginx in front of `-g`, because the supervised nginx needs
     /// them, each only where neither the command line nor `main`, the text of the main
     /// configuration file, sets it: nginx refuses a directive that is there twice.
-    pub fn missing_globals(&self, main: &str, workers: u16) -> String {
-        let own = self.globals.as_ref().map_or("", |(text, ..)| text);
-        let wanted = [
-            ("daemon", "off".to_owned()),
-            ("worker_processes", workers.to_string()),
-            ("worker_shutdown_timeout", WORKER_SHUTDOWN_TIMEOUT.to_owned()),
-        ];
-        let missing = wanted.iter().filter(|(name, _)| !conf::sets(main, name) && !conf::sets(own, name));
-        missing.map(|(name, value)| format!("{name} {value};")).collect::<Vec<_>>().join(" ")
+    pub fn missing_globals(&self, main: &str, workers: impl Fn() -> u16) -> String {
+        let mut missing = Vec::new();
+        let mut need = |name: &str, value: &dyn Fn() -> String| {
+            if !self.settles(name, main) {
+                missing.push(format!("{name} {};", value()));
+            }
+        };
+        need("daemon", &|| "off".to_owned());
+        need("worker_processes", &|| workers().to_string());
+        need("worker_shutdown_timeout", &|| WORKER_SHUTDOWN_TIMEOUT.to_owned());
+        missing.join(" ")
     }
 
-    /// Whether `worker_processes` is settled elsewhere.
-    pub fn settles_workers(&self, main: &str) -> bool {
+    /// Whether the main file's text or the command line sets a directive outside of any block.
+    pub fn settles(&self, directive: &str, main: &str) -> bool {
         let own = self.globals.as_ref().map_or("", |(text, ..)| text);
-        conf::sets(main, "worker_processes") || conf::sets(own, "worker_processes")
+        conf::sets(main, directive) || conf::sets(own, directive)
     }
 
     /// Arguments of a test of the configuration `main`, with the same options otherwise; `globals`
@@ -199,10 +201,10 @@ mod tests {
             (options.conf.as_deref(), options.prefix.as_deref()),
             (Some(Path::new("a.conf")), Some(Path::new("/opt")))
         );
-        let facts = super::super::facts::Facts::find(b"nginx version: nginx/1.1.1\0").unwrap();
+        let facts = super::super::facts::Facts::find(b"nginx version: nginx/1.1.1\0configure arguments: \0").unwrap();
         assert_eq!(options.main_conf(&facts), Path::new("/opt/a.conf"));
-        assert_eq!(options.missing_globals("", 2), "worker_processes 2; worker_shutdown_timeout 30s;");
-        assert_eq!(options.missing_globals("worker_processes 1;", 2), "worker_shutdown_timeout 30s;");
+        assert_eq!(options.missing_globals("", || 2), "worker_processes 2; worker_shutdown_timeout 30s;");
+        assert_eq!(options.missing_globals("worker_processes 1;", || 2), "worker_shutdown_timeout 30s;");
         let test = options.test_args(Path::new("/s/nginx.conf"), "worker_processes 2;");
         assert_eq!(test, ["-t", "-c", "/s/nginx.conf", "-p", "/opt", "-g", "worker_processes 2; daemon off;"]);
     }

@@ -35,11 +35,11 @@ const VERSION_LINE: &[u8] = b"nginx version: ";
 const ARGUMENTS_LINE: &[u8] = b"configure arguments: ";
 
 impl Facts {
-    /// Finds both lines in `bytes`: what `nginx -V` printed, or the binary. Nothing, where the
-    /// version is missing or not written as `NAME/1.2.3`.
+    /// Finds both lines in `bytes`: what `nginx -V` printed, or a part of the binary. Nothing, where
+    /// one is missing or cut off, or the version is not written as `NAME/1.2.3`.
     pub fn find(bytes: &[u8]) -> Option<Self> {
         let version = line_after(bytes, VERSION_LINE)?;
-        let arguments = line_after(bytes, ARGUMENTS_LINE).unwrap_or_default();
+        let arguments = line_after(bytes, ARGUMENTS_LINE)?;
         let argument = |name: &str| {
             let value = arguments.split_ascii_whitespace().find_map(|word| word.strip_prefix(name))?;
             Some(value.trim_matches('\'').to_owned())
@@ -58,11 +58,36 @@ fn line_after<'a>(bytes: &'a [u8], start: &[u8]) -> Option<&'a str> {
         let at = rest.iter().position(|b| *b == start[0])?;
         rest = &rest[at..];
         if let Some(tail) = rest.strip_prefix(start) {
-            let end = tail.iter().position(|b| *b < b' ' || *b >= 0x7f).unwrap_or(tail.len());
+            let end = tail.iter().position(|b| *b < b' ' || *b >= 0x7f)?;
             return std::str::from_utf8(&tail[..end]).ok();
         }
         rest = &rest[1..];
     }
+}
+
+/// Where an ELF file's read-only data is, by its first bytes: offset and length of every segment
+/// that is loaded neither to be written nor to be executed, the last one first, because the
+/// constants stand there (elf(5), `Elf64_Phdr`). None for other files.
+pub fn read_only_segments(head: &[u8]) -> Vec<(u64, usize)> {
+    const LOAD: u64 = 1;
+    const READ_ONLY: u64 = 4;
+    let number = |at: usize, size: usize| -> Option<u64> {
+        let bytes = head.get(at..at.checked_add(size)?)?;
+        Some(bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+    };
+    let segments = || -> Option<Vec<(u64, usize)>> {
+        // 64 bits, little-endian.
+        head.starts_with(b"\x7fELF\x02\x01").then_some(())?;
+        let (table, size, count) = (number(0x20, 8)?, number(0x36, 2)?, number(0x38, 2)?);
+        let segment = |index: u64| -> Option<(u64, usize)> {
+            let at = usize::try_from(index.checked_mul(size)?.checked_add(table)?).ok()?;
+            let wanted = number(at, 4)? == LOAD && number(at.checked_add(4)?, 4)? == READ_ONLY;
+            let (offset, length) = (number(at.checked_add(8)?, 8)?, number(at.checked_add(32)?, 8)?);
+            wanted.then_some((offset, usize::try_from(length).ok()?))
+        };
+        Some((0..count).rev().filter_map(segment).collect())
+    };
+    segments().unwrap_or_default()
 }
 
 fn parse_version(text: &str) -> Option<Version> {
@@ -83,9 +108,28 @@ mod tests {
         assert_eq!((facts.prefix.as_str(), facts.conf_path.as_str()), ("/usr/share/nginx", "/etc/nginx/nginx.conf"));
         let binary = [b"\x7fELF\0nnginx\0nginx version: \xffnginx" as &[u8], b"\0"].concat();
         assert_eq!(Facts::find(&binary), None);
+        assert_eq!(Facts::find(&text.as_bytes()[..text.len() - 1]), None, "a line that is cut off is not believed");
         let binary = b"\x7fELF\0nginx\0nginx version: openresty/1.27.1.1\0configure arguments:  --prefix='/opt/o'\0";
         let facts = Facts::find(binary).unwrap();
         assert_eq!((facts.version, facts.conf_path.as_str()), (Version(1, 27, 1), "/opt/o/conf/nginx.conf"));
+    }
+
+    #[test]
+    fn segments_are_found_in_elf_files_alone() {
+        let mut head = vec![0; 64 + 3 * 56];
+        head[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        (head[0x20], head[0x36], head[0x38]) = (64, 56, 3);
+        for (index, flags) in [4, 5, 4].into_iter().enumerate() {
+            let at = 64 + 56 * index;
+            (head[at], head[at + 4], head[at + 9], head[at + 33]) = (1, flags, 0x10, index as u8 + 1);
+        }
+        assert_eq!(read_only_segments(&head), [(0x1000, 0x300), (0x1000, 0x100)]);
+        for cut in 0..head.len() {
+            let _ = read_only_segments(&head[..cut]);
+        }
+        assert!(read_only_segments(&[0xff; 4096]).is_empty() && read_only_segments(b"#!/bin/sh\n").is_empty());
+        head[0x20..0x40].fill(0xff);
+        assert!(read_only_segments(&head).is_empty(), "nonsense is none");
     }
 
     #[test]

@@ -136,7 +136,8 @@ impl Disk {
     }
 
     /// Makes the staged files the live ones and removes those that an earlier run rendered and
-    /// this one did not. Returns the names of files of others that were replaced.
+    /// this one did not. What else was staged is still there. Returns the names of files of others
+    /// that were replaced.
     ///
     /// # Errors
     /// The first operation that fails, after the files that were live are back in their places.
@@ -164,8 +165,8 @@ impl Disk {
         let done = swap();
         if done.is_err() {
             self.restore(&before);
+            let _ = self.drop_staged();
         }
-        let _ = self.drop_staged();
         done.map(|()| replaced)
     }
 
@@ -241,10 +242,11 @@ mod tests {
         disk.stage(&first).unwrap();
         assert_eq!(listing(&live), [".nginit", "default.conf", "users.conf"]);
         assert_eq!(disk.publish(&first).unwrap(), ["default.conf"]);
-        assert_eq!(listing(&live), ["default.conf", "extra.conf", "users.conf"]);
+        assert_eq!(listing(&live), [".nginit", "default.conf", "extra.conf", "users.conf"]);
         let second = files(&[("default.conf", "2")]);
         disk.stage(&second).unwrap();
         assert!(disk.publish(&second).unwrap().is_empty());
+        disk.drop_staged().unwrap();
         assert_eq!(listing(&live), ["default.conf", "users.conf"]);
         assert_eq!(fs::read_to_string(live.join("users.conf")).unwrap(), "own");
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::child;
-use super::signals::{self, Told};
+use super::signals::{self, Hooked, Told};
 use super::{Action, End, Ended, Event, Meaning, Pid, Supervisor, reaper};
 use crate::exit::{Failure, Status};
 use crate::inputs::Env;
@@ -38,11 +38,12 @@ pub enum Message {
     Rendered(u64, Box<Result<Candidate, Failure>>),
 }
 
-/// How messages come in. Made before the first child is started.
-#[derive(Debug)]
+/// How messages come in. Opened before the first child is started, so that no signal is lost; they
+/// wait until the loop runs.
 pub struct Inbox {
     tx: Sender<Message>,
     rx: Receiver<Message>,
+    signals: Hooked,
 }
 
 impl Inbox {
@@ -53,9 +54,7 @@ impl Inbox {
     pub fn open() -> Result<Self, Failure> {
         let (tx, rx) = mpsc::channel();
         let refuse = |err| Failure::new(Status::Failure, format!("signals cannot be caught: {err}"));
-        let teller = tx.clone();
-        signals::hook(move |told| teller.send(Message::Told(told)).is_ok()).map_err(refuse)?;
-        Ok(Self { tx, rx })
+        Ok(Self { tx, rx, signals: signals::hook().map_err(refuse)? })
     }
 }
 
@@ -78,10 +77,18 @@ pub struct Reloader {
 
 /// Supervises the child `pid` until the end, and returns the status to end with.
 pub fn run(supervisor: Supervisor, pid: Pid, inbox: Inbox, reloader: Option<Reloader>) -> Status {
+    let Inbox { tx, rx, signals } = inbox;
+    let teller = tx.clone();
+    if let Err(err) = signals.forward(move |told| teller.send(Message::Told(told)).is_ok()) {
+        child::kill_group(pid);
+        log::line(Level::Emerg, "signals", &format!("a thread cannot be started: {err}"));
+        return Status::Failure;
+    }
     let mut shell = Shell {
         supervisor,
         pid,
-        inbox,
+        tx,
+        rx,
         reloader,
         ticket: 0,
         candidate: None,
@@ -100,7 +107,8 @@ pub fn run(supervisor: Supervisor, pid: Pid, inbox: Inbox, reloader: Option<Relo
 struct Shell {
     supervisor: Supervisor,
     pid: Pid,
-    inbox: Inbox,
+    tx: Sender<Message>,
+    rx: Receiver<Message>,
     reloader: Option<Reloader>,
     /// The candidate that is waited for.
     ticket: u64,
@@ -163,8 +171,8 @@ impl Shell {
         self.deliver_held();
         let again = (!self.held.is_empty()).then(|| Instant::now() + HELD_INTERVAL);
         let message = match self.supervisor.deadline().into_iter().chain(again).min() {
-            Some(deadline) => self.inbox.rx.recv_timeout(deadline.saturating_duration_since(Instant::now())),
-            None => self.inbox.rx.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(deadline) => self.rx.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+            None => self.rx.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         // Our own sender keeps the channel open, so the only error is the deadline.
         message.ok()
@@ -212,9 +220,7 @@ impl Shell {
             Action::Drop => {
                 self.candidate = None;
                 self.tester = None;
-                if let Some(reloader) = &self.reloader {
-                    let _ = reloader.disk.drop_staged();
-                }
+                self.drop_staged();
             }
             Action::Signal(number) => {
                 if let Some(signal) = signals::from_number(number) {
@@ -224,7 +230,10 @@ impl Shell {
             }
             Action::KillGroup => child::kill_group(self.pid),
             Action::KillTest(pid) => child::kill_group(pid),
-            Action::ReportLive(generation) => self.report_live(generation),
+            Action::ReportLive(generation) => {
+                self.report_live(generation);
+                self.drop_staged();
+            }
             Action::ReportRefused(generation, reason) => {
                 let reason = reason.trim_end();
                 log::line(Level::Error, "reload", &format!("refused, generation {generation} stays live: {reason}"));
@@ -233,6 +242,12 @@ impl Shell {
             Action::End(end) => return Some(end),
         }
         None
+    }
+
+    fn drop_staged(&self) {
+        if let Some(reloader) = &self.reloader {
+            let _ = reloader.disk.drop_staged();
+        }
     }
 
     /// Sends the signals that the program can take. nginx needs some milliseconds before it
@@ -258,7 +273,7 @@ impl Shell {
         self.ticket = ticket;
         self.asked = Instant::now();
         let (env, version) = (reloader.env.clone(), reloader.nginx.facts.version);
-        let (tx, generation) = (self.inbox.tx.clone(), self.supervisor.generation() + 1);
+        let (tx, generation) = (self.tx.clone(), self.supervisor.generation() + 1);
         let work = move || {
             let made = std::panic::catch_unwind(|| candidate::make(&env, version, generation));
             let crash = |_| Err(Failure::new(Status::BadConfiguration, "rendering crashed; report this as a bug"));
@@ -266,7 +281,7 @@ impl Shell {
         };
         if let Err(err) = thread::Builder::new().name("render".into()).spawn(work) {
             let failed = Err(Failure::new(Status::BadConfiguration, format!("a thread cannot be started: {err}")));
-            let _ = self.inbox.tx.send(Message::Rendered(ticket, Box::new(failed)));
+            let _ = self.tx.send(Message::Rendered(ticket, Box::new(failed)));
         }
     }
 

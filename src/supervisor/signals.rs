@@ -49,23 +49,34 @@ pub enum Told {
     Program(&'static str, Option<Pid>, Received),
 }
 
-/// Records signals from here on and hands each to `tell`, until that says that nobody listens.
+/// Signals that are recorded.
+pub struct Hooked(SignalsInfo<WithOrigin>);
+
+/// Records signals from here on.
 ///
 /// # Errors
-/// What kept a handler or the thread from being set up.
-pub fn hook(tell: impl Fn(Told) -> bool + Send + 'static) -> io::Result<()> {
+/// What kept a handler from being set up.
+pub fn hook() -> io::Result<Hooked> {
     let numbers = TABLE.iter().map(|(signal, ..)| signal.as_raw()).chain([Signal::CHILD.as_raw()]);
-    let mut signals = SignalsInfo::<WithOrigin>::new(numbers)?;
-    let forward = move || {
-        for origin in signals.forever() {
-            let Some(told) = meaning_of(&origin) else { continue };
-            if !tell(told) {
-                break;
+    SignalsInfo::new(numbers).map(Hooked)
+}
+
+impl Hooked {
+    /// Hands every recorded signal to `tell`, in a thread of its own, until that says that nobody
+    /// listens.
+    ///
+    /// # Errors
+    /// What kept the thread from being started.
+    pub fn forward(mut self, tell: impl Fn(Told) -> bool + Send + 'static) -> io::Result<()> {
+        let work = move || {
+            for origin in self.0.forever() {
+                if meaning_of(&origin).is_some_and(|told| !tell(told)) {
+                    break;
+                }
             }
-        }
-    };
-    thread::Builder::new().name("signals".into()).spawn(forward)?;
-    Ok(())
+        };
+        thread::Builder::new().name("signals".into()).spawn(work).map(drop)
+    }
 }
 
 fn meaning_of(origin: &Origin) -> Option<Told> {

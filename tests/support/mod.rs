@@ -403,13 +403,15 @@ impl<'a> Nginit<'a> {
 
 impl Drop for Nginit<'_> {
     fn drop(&mut self) {
-        let below: Vec<i32> = descendants(self.pid);
+        let groups = children(self.pid);
         let child = self.child.get_mut();
         if child.try_wait().is_ok_and(|status| status.is_none()) {
             let _ = child.kill();
             let _ = child.wait();
-            for pid in below {
-                signal_pid(pid, rustix::process::Signal::KILL);
+            // nginx leads a group of its own, with workers that it starts just now.
+            for leader in groups.into_iter().filter_map(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(leader, rustix::process::Signal::KILL);
+                let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
             }
         }
     }
@@ -428,12 +430,6 @@ pub fn children(pid: i32) -> Vec<i32> {
     all.sort_unstable();
     all.dedup();
     all
-}
-
-/// Everything below a process.
-pub fn descendants(pid: i32) -> Vec<i32> {
-    let direct = children(pid);
-    direct.iter().flat_map(|child| descendants(*child)).chain(direct.iter().copied()).collect()
 }
 
 /// A line of /proc/PID/status, without its name.
