@@ -230,14 +230,14 @@ up_local() {
   have cargo || die "cargo is missing; install Rust (https://rustup.rs) and try again"
   local nginx=''
   find_nginx
-  say "building the programs"
-  local out=${CARGO_TARGET_DIR:-$PWD/target}
-  cargo build --release --locked --workspace --bins --target-dir "$out"
-
   down_local
   if (exec 3<>"/dev/tcp/127.0.0.1/$PORT") 2>/dev/null; then
     die "port $PORT is in use; choose another one: PORT=8888 ./setup.sh"
   fi
+  say "building the programs"
+  local out=${CARGO_TARGET_DIR:-$PWD/target}
+  cargo build --release --locked --workspace --bins --target-dir "$out"
+
   # In /tmp anyone may have made it before us.
   (umask 077 && mkdir -p "$STATE")
   [[ -O $STATE && ! -L $STATE ]] || die "$STATE belongs to somebody else; set XDG_RUNTIME_DIR to a directory of yours"
@@ -311,7 +311,7 @@ CONF
 
 # down_local: end what "up" started, the proxy first so that its requests finish, and nothing else.
 down_local() {
-  [[ -d $STATE && -O $STATE ]] || return 0
+  [[ -d $STATE && -O $STATE && ! -L $STATE ]] || return 0
   local name pid deadline
   : >"$STATE/stopping"
   for name in proxy $servers; do
