@@ -7,8 +7,9 @@
 pub mod locations;
 pub mod quote;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
@@ -17,6 +18,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value, co
 use serde::Serialize;
 
 use crate::nginx::facts::Version;
+use crate::render::quote::Written;
 use crate::settings::Settings;
 use crate::upstream::{Address, Files, Listen, Name, Params, Resolved, Route, Sources, Upstream};
 
@@ -94,8 +96,10 @@ pub fn render(input: Input<'_>) -> Result<Files, RenderError> {
     env.set_syntax(syntax.expect("the delimiters are the default ones"));
     env.set_formatter(quote::write);
     env.add_filter("quote", quote::quote);
-    // The one filter that could carry a value past the formatter.
-    env.remove_filter("safe");
+    // They promise what the formatter does not keep.
+    for filter in ["safe", "escape", "e"] {
+        env.remove_filter(filter);
+    }
     for (name, source) in &sources {
         env.add_template(name, source).map_err(|err| explain(&err, &sources))?;
     }
@@ -107,6 +111,12 @@ pub fn render(input: Input<'_>) -> Result<Files, RenderError> {
             .get_template(name)
             .and_then(|template| template.render(context.clone()))
             .map_err(|err| explain(&err, &sources))?;
+        let text = quote::finish(text).map_err(|reason| RenderError {
+            template: (*name).to_owned(),
+            line: None,
+            reason,
+            source_line: None,
+        })?;
         files.insert(file.to_owned(), format!("{MARK}{name}; changes are overwritten.\n{text}"));
     }
     Ok(files)
@@ -212,7 +222,7 @@ impl Object for Peer {
         Some(match key {
             "address" => Value::from(self.address.as_str()),
             "name" => Value::from(self.name.as_deref().unwrap_or_default()),
-            "params" => Value::from_safe_string(self.params.to_nginx()),
+            "params" => Written::directive(self.params.to_nginx()),
             "weight" => Value::from(self.params.weight.map_or(1, |w| w.get())),
             // nginx's own defaults.
             "max_conns" => number(self.params.max_conns, 0),
@@ -230,10 +240,12 @@ impl Object for Peer {
     }
 }
 
-/// Every address of every server. Where only backups are left, because the names of the others do
+/// Every address of every server, once: a name may have an address that is listed too. Where only backups are left, because the names of the others do
 /// not resolve, they are no backups: nginx refuses a group of backups alone.
 fn peers(upstream: &Upstream, resolved: &Resolved) -> Vec<Peer> {
     let mut peers = Vec::with_capacity(upstream.servers.len());
+    let listed = upstream.servers.iter().filter_map(|s| if let Address::Ip(ip) = s.address { Some(ip) } else { None });
+    let mut seen: BTreeSet<SocketAddr> = if resolved.is_empty() { BTreeSet::new() } else { listed.collect() };
     for server in &upstream.servers {
         let mut add = |address: String, name: Option<String>| {
             peers.push(Peer { address, name, params: server.params });
@@ -241,7 +253,10 @@ fn peers(upstream: &Upstream, resolved: &Resolved) -> Vec<Peer> {
         match &server.address {
             Address::Host(name, port) => {
                 for ip in resolved.get(name).into_iter().flatten() {
-                    add(std::net::SocketAddr::new(*ip, port.get()).to_string(), Some(name.to_string()));
+                    let address = SocketAddr::new(*ip, port.get());
+                    if seen.insert(address) {
+                        add(address.to_string(), Some(name.to_string()));
+                    }
                 }
             }
             Address::Srv(_) => {}
@@ -262,7 +277,7 @@ fn upstream_value(name: &Name, upstream: &Upstream, resolved: &Resolved) -> Valu
         name => name.upstream(),
         variable => upstream.variable.as_str(),
         balance => upstream.balance.word(),
-        balance_directive => Value::from_safe_string(upstream.balance.to_nginx().unwrap_or_default()),
+        balance_directive => Written::directive(upstream.balance.to_nginx().unwrap_or_default()),
         listed => upstream.servers.len(),
         zone => format!("{zone_kb}k"),
         routes,

@@ -244,6 +244,11 @@ impl Supervisor {
             return if signal.from_terminal { Vec::new() } else { vec![Action::Signal(signal.number)] };
         };
         match (signal.meaning, self.phase) {
+            (Meaning::Quit | Meaning::Term | Meaning::FastStop, Phase::PostMortem { ended, test }) => {
+                self.phase = Phase::Over;
+                let kill = test.map(|(pid, _)| Action::KillTest(pid));
+                kill.into_iter().chain([Action::End(End::Child(ended))]).collect()
+            }
             (_, Phase::Over | Phase::Killed | Phase::PostMortem { .. }) => Vec::new(),
             (Meaning::Reload, Phase::Running) => self.start_reload(now),
             (Meaning::Reload, _) => Vec::new(),
@@ -560,9 +565,15 @@ mod tests {
         let (mut sup, t) = running(StopMode::Graceful);
         assert_eq!(sup.on(Event::ChildEnded(Ended::Status(1)), t), [Action::TestLive]);
         assert_eq!(sup.on(Event::TestStarted(7), t), []);
-        assert_eq!(sup.on(signal(Meaning::Term), t), []);
+        assert_eq!(sup.on(signal(Meaning::Reload), t), []);
         let answer = sup.on(Event::Tested(Err("bad".into())), t);
         assert_eq!(answer, [Action::End(End::BadConfiguration("bad".into()))]);
+
+        let (mut sup, t) = running(StopMode::Graceful);
+        sup.on(Event::ChildEnded(Ended::Status(1)), t);
+        sup.on(Event::TestStarted(7), t);
+        let answer = sup.on(signal(Meaning::Term), t);
+        assert_eq!(answer, [Action::KillTest(7), Action::End(End::Child(Ended::Status(1)))]);
 
         let (mut sup, t) = running(StopMode::Graceful);
         sup.on(Event::ChildEnded(Ended::Status(1)), t);

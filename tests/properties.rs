@@ -105,17 +105,22 @@ fn peers(servers: &[Server]) -> Vec<Peer> {
             Address::Unix(path) => vec![Place::Unix(path.clone())],
             Address::Srv(_) => Vec::new(),
         };
-        peers.extend(places.into_iter().map(|address| Peer { address, params: params.clone() }));
+        let named = matches!(server.address, Address::Host(..));
+        peers.extend(places.into_iter().map(|address| (named, Peer { address, params: params.clone() })));
     }
-    without_lonely_backups(peers)
+    group(peers)
 }
 
 fn sockets(name: &str, port: u16) -> Vec<Place> {
     addresses(name).into_iter().map(|ip| Place::Socket(SocketAddr::new(ip, port))).collect()
 }
 
-/// Where only backups are left, they are none.
-fn without_lonely_backups(mut peers: Vec<Peer>) -> Vec<Peer> {
+/// What nginx gets of peers, each of them with whether a name led to it: an address of a name that is listed itself, or that
+/// another name had before, is left out, and where only backups are left, they are none.
+fn group(peers: Vec<(bool, Peer)>) -> Vec<Peer> {
+    let mut seen: BTreeSet<Place> = peers.iter().filter(|(named, _)| !named).map(|(_, p)| p.address.clone()).collect();
+    let distinct = peers.into_iter().filter(|(named, peer)| !named || seen.insert(peer.address.clone()));
+    let mut peers: Vec<Peer> = distinct.map(|(_, peer)| peer).collect();
     if peers.iter().all(|peer| peer.params.contains_key("backup")) {
         for peer in &mut peers {
             peer.params.remove("backup");
@@ -187,7 +192,7 @@ impl Entry {
         }
     }
 
-    fn peers(&self, default_port: u16) -> Vec<Peer> {
+    fn peers(&self, default_port: u16) -> Vec<(bool, Peer)> {
         let place = |ip: IpAddr, port: Option<u16>| Place::Socket(SocketAddr::new(ip, port.unwrap_or(default_port)));
         let places = match &self.address {
             Where::V4(ip, port) => vec![place((*ip).into(), *port)],
@@ -198,7 +203,8 @@ impl Entry {
         };
         let name = |name: &str| if name == "drain" { "down".to_owned() } else { name.to_owned() };
         let params: BTreeMap<String, Option<u64>> = self.params.iter().map(|(n, _, value)| (name(n), *value)).collect();
-        places.into_iter().map(|address| Peer { address, params: params.clone() }).collect()
+        let named = matches!(self.address, Where::Host(..));
+        places.into_iter().map(|address| (named, Peer { address, params: params.clone() })).collect()
     }
 }
 
@@ -218,7 +224,7 @@ impl List {
     }
 
     fn peers(&self) -> Vec<Peer> {
-        without_lonely_backups(self.entries.iter().flat_map(|entry| entry.peers(self.port)).collect())
+        group(self.entries.iter().flat_map(|entry| entry.peers(self.port)).collect())
     }
 
     /// Without what the grammar or nginx would refuse.

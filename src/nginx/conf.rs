@@ -34,7 +34,8 @@ pub fn redirect_includes(text: &str, base: &Path, from: &Path, to: &Path) -> (St
         let included = normal(&base.join(unquote(&text[path.clone()])));
         let Ok(rest) = included.strip_prefix(normal(from)) else { continue };
         out.push_str(&text[done..path.start]);
-        out.push_str(&format!("\"{}\"", to.join(rest).display()));
+        let path_to = to.join(rest).display().to_string().replace('\\', "\\\\").replace('"', "\\\"");
+        out.push_str(&format!("\"{path_to}\""));
         done = path.end;
         changed += 1;
     }

@@ -37,11 +37,11 @@ pub fn locations(upstreams: &Upstreams) -> Vec<Location<'_>> {
         let fits = prefixes.iter().filter(|(prefix, _)| path.starts_with(prefix.as_str()));
         fits.max_by_key(|(prefix, _)| prefix.len()).and_then(|(_, name)| *name)
     };
-    for (prefix, _) in &prefixes {
-        if let Some(path) = prefix.strip_suffix('/').filter(|path| !path.is_empty()) {
-            let owner = longest(path);
-            owners.entry(Route::Exact(path.to_owned())).or_insert(owner);
-        }
+    // That of an exact path redirects too.
+    let paths: Vec<String> = owners.keys().map(|(Route::Exact(path) | Route::Prefix(path))| path.clone()).collect();
+    for path in paths.iter().filter_map(|path| path.strip_suffix('/')).filter(|path| !path.is_empty()) {
+        let owner = longest(path);
+        owners.entry(Route::Exact(path.to_owned())).or_insert(owner);
     }
     owners.entry(Route::Prefix("/".to_owned())).or_insert(None);
     owners.into_iter().map(|(route, upstream)| Location { route, upstream }).collect()
@@ -74,6 +74,7 @@ mod tests {
         let all = upstreams(&[("A", &[prefix("/")]), ("B", &[prefix("/api/"), prefix("/x/")]), ("C", &[exact("/x")])]);
         assert_eq!(written(&all), ["=/api A", "=/x C", "/ A", "/api/ B", "/x/ B"]);
         assert_eq!(written(&upstreams(&[("B", &[prefix("/api/")])])), ["=/api -", "/ -", "/api/ B"]);
+        assert_eq!(written(&upstreams(&[("A", &[prefix("/")]), ("B", &[exact("/x/")])])), ["=/x A", "=/x/ B", "/ A"]);
         assert_eq!(written(&upstreams(&[])), ["/ -"]);
     }
 }

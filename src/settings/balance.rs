@@ -35,6 +35,9 @@ const KNOWN: &[&str] = &[
     "uri",
 ];
 
+/// The longest key, in bytes; nginx takes no argument of 4,096.
+const LONGEST_KEY: usize = 255;
+
 /// Families of variables, by prefix.
 const FAMILIES: &[&str] = &["arg_", "cookie_", "http_"];
 
@@ -59,6 +62,9 @@ pub fn parse_balance(text: &str) -> Result<Balance, (String, String)> {
 }
 
 fn parse_key(key: &str) -> Result<String, (String, String)> {
+    if key.len() > LONGEST_KEY {
+        return Err((format!("the key holds more than {LONGEST_KEY} bytes"), usage()));
+    }
     let mut parts = key.split('$');
     let literal = parts.next().unwrap_or_default();
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.:/-".contains(&b);

@@ -8,6 +8,9 @@ use std::fmt;
 /// The longest token that a message repeats, in characters; the rest is cut.
 const LONGEST_TOKEN: usize = 80;
 
+/// The longest reason, in characters; none without a part of the token in it is that long.
+const LONGEST_REASON: usize = 160;
+
 /// One fault of one variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingsError {
@@ -52,7 +55,7 @@ impl fmt::Display for SettingsError {
         } else if self.entry.is_some() {
             write!(f, ":")?;
         }
-        write!(f, " {}; {}", self.reason, self.remedy)
+        write!(f, " {}; {}", one_line(&self.reason), self.remedy)
     }
 }
 
@@ -89,6 +92,19 @@ fn shown(token: &str) -> String {
             escaped.into_iter().flatten().chain(plain)
         })
         .collect();
+    if chars.next().is_some() {
+        text.push('…');
+    }
+    text
+}
+
+/// A reason, which may repeat a part of the token, made fit in the same way.
+fn one_line(reason: &str) -> String {
+    let mut chars = reason.chars();
+    let mut text = String::new();
+    for c in chars.by_ref().take(LONGEST_REASON) {
+        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+    }
     if chars.next().is_some() {
         text.push('…');
     }

@@ -12,6 +12,10 @@ use super::error::SettingsError;
 use super::tokens;
 use crate::upstream::Route;
 
+/// The longest path, in bytes. nginx 1.22 holds the length of a location in one byte
+/// (`ngx_http_location_tree_node_t`), so that a longer one takes requests that are not its own.
+const LONGEST: usize = 255;
+
 /// The routes of a list, in its order.
 ///
 /// # Errors
@@ -53,6 +57,9 @@ fn parse_route(token: &str) -> Result<Route, (&'static str, &'static str)> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._~!&()*+:@=-".contains(&b);
     if !path.bytes().all(plain) {
         return Err(("a route may hold letters, digits and /._~!&()*+:@=- alone", "route on a plainer prefix"));
+    }
+    if path.len() > LONGEST {
+        return Err(("a route holds at most 255 bytes", "route on a shorter prefix"));
     }
     let dots = path.split('/').any(|segment| segment == "." || segment == "..");
     if dots || path.contains("//") {

@@ -179,9 +179,10 @@ impl Shell {
     }
 
     fn reap(&mut self) {
+        let mut program = None;
         for (pid, ended) in reaper::reap_all() {
             if pid == self.pid {
-                self.todo.push_back(Event::ChildEnded(ended));
+                program = Some(Event::ChildEnded(ended));
             } else if self.tester.as_ref().is_some_and(|tester| tester.pid == pid) {
                 let result = self.judge(ended);
                 self.todo.push_back(Event::Tested(result));
@@ -189,6 +190,8 @@ impl Shell {
                 log::line(Level::Debug, "reaper", &format!("orphan {pid} ended with status {}", ended.code()));
             }
         }
+        // Last: after it, the end of a candidate's test would be taken for that of what is live.
+        self.todo.extend(program);
     }
 
     /// What the test that ended says.
