@@ -109,12 +109,9 @@ fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Superv
     let candidate = candidate::render(&env, settings, notes, nginx.facts.version, 1)?;
     candidate::log_notes(&candidate.notes);
     let disk = Disk::new(&candidate.settings.conf_dir);
-    let written = disk.stage(&candidate.files).and_then(|()| reload::publish(&disk, &candidate));
-    written.map_err(|err| Failure::new(Status::BadConfiguration, disk.explain(&err)))?;
+    reload::write(&disk, &candidate).map_err(|err| Failure::new(Status::BadConfiguration, disk.explain(&err)))?;
 
-    let started = child::spawn(&line.with(&nginx.path, &globals), Group::Own);
-    let _ = disk.drop_staged();
-    let pid = started?;
+    let pid = child::spawn(&line.with(&nginx.path, &globals), Group::Own)?;
     let (version, counts) = (nginx.facts.version, candidate.counts());
     log::line(Level::Notice, "nginx", &format!("generation 1 starts nginx {version}, pid={pid} {counts}"));
     let policy = Policy { stop: candidate.settings.stop, stop_timeout: candidate.settings.stop_timeout };

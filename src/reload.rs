@@ -17,8 +17,19 @@ use disk::Disk;
 /// # Errors
 /// The operation that failed; what was live still is.
 pub fn publish(disk: &Disk, candidate: &Candidate) -> io::Result<()> {
-    for name in disk.publish(&candidate.files)? {
+    disk.publish(&candidate.files).map(|replaced| report_replaced(disk, &replaced))
+}
+
+/// The same for the first candidate, which is not staged.
+///
+/// # Errors
+/// As above.
+pub fn write(disk: &Disk, candidate: &Candidate) -> io::Result<()> {
+    disk.write(&candidate.files).map(|replaced| report_replaced(disk, &replaced))
+}
+
+fn report_replaced(disk: &Disk, names: &[String]) {
+    for name in names {
         log::line(Level::Info, "reload", &format!("{}/{name} of somebody else's is replaced", disk.live().display()));
     }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! The files of a configuration on disk: stage aside, publish by rename.
 //!
-//! Everything that is written goes into `.nginit` inside of the configuration directory first, on
-//! the same file system, where no `*.conf` pattern finds it. A reader sees an old file or a new
+//! Everything that is written has a hidden name inside of the configuration directory first, on the
+//! same file system, where no `*.conf` pattern finds it. A reader sees an old file or a new
 //! one, never a part of one, and a failure in the middle of publishing puts the old ones back.
 //! Files that others put into the directory are never touched, unless a rendered one has the
 //! same name.
@@ -142,7 +142,35 @@ impl Disk {
     /// # Errors
     /// The first operation that fails, after the files that were live are back in their places.
     pub fn publish(&self, files: &Files) -> io::Result<Vec<String>> {
-        let mut before: BTreeMap<String, Option<Vec<u8>>> = BTreeMap::new();
+        let published = self.swap(files, |name| Ok(self.new_dir().join(name)));
+        if published.is_err() {
+            let _ = self.drop_staged();
+        }
+        published
+    }
+
+    /// Writes files that were not staged, each under a hidden name first, and makes them the live
+    /// ones like [`Disk::publish`]. For the first start, which tests nothing before.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn write(&self, files: &Files) -> io::Result<Vec<String>> {
+        fs::create_dir_all(&self.live)?;
+        self.drop_staged()?;
+        self.swap(files, |name| {
+            let hidden = self.hidden(name);
+            fs::write(&hidden, &files[name])?;
+            Ok(hidden)
+        })
+    }
+
+    fn hidden(&self, name: &str) -> PathBuf {
+        self.live.join(format!("{STAGE}-{name}"))
+    }
+
+    /// Renames each file from where `from` says to its live name, and removes stale ones.
+    fn swap(&self, files: &Files, from: impl Fn(&str) -> io::Result<PathBuf>) -> io::Result<Vec<String>> {
+        let mut before: BTreeMap<&str, Option<Vec<u8>>> = BTreeMap::new();
         let mut replaced = Vec::new();
         let stale = self.stale(files)?;
         for name in files.keys().chain(&stale) {
@@ -154,40 +182,35 @@ impl Disk {
             if old.as_ref().is_some_and(|bytes| !bytes.starts_with(MARK.as_bytes())) {
                 replaced.push(name.clone());
             }
-            before.insert(name.clone(), old);
+            before.insert(name, old);
         }
         let swap = || -> io::Result<()> {
-            for name in files.keys() {
-                fs::rename(self.new_dir().join(name), self.live.join(name))?;
-            }
+            files.keys().try_for_each(|name| fs::rename(from(name)?, self.live.join(name)))?;
             stale.iter().try_for_each(|name| fs::remove_file(self.live.join(name)))
         };
         let done = swap();
         if done.is_err() {
             self.restore(&before);
-            let _ = self.drop_staged();
         }
         done.map(|()| replaced)
     }
 
     /// Puts files back as they were; what fails here cannot be helped.
-    fn restore(&self, before: &BTreeMap<String, Option<Vec<u8>>>) {
+    fn restore(&self, before: &BTreeMap<&str, Option<Vec<u8>>>) {
         for (name, old) in before {
-            let live = self.live.join(name);
-            if fs::read(&live).ok().as_ref() == old.as_ref() {
-                continue;
-            }
+            let (live, hidden) = (self.live.join(name), self.hidden(name));
             match old {
-                Some(bytes) => {
-                    let back = self.new_dir().join(name);
-                    if fs::write(&back, bytes).is_ok() {
-                        let _ = fs::rename(back, live);
+                Some(bytes) if fs::read(&live).ok().as_ref() != Some(bytes) => {
+                    if fs::write(&hidden, bytes).is_ok() {
+                        let _ = fs::rename(&hidden, live);
                     }
                 }
+                Some(_) => {}
                 None => {
                     let _ = fs::remove_file(live);
                 }
             }
+            let _ = fs::remove_file(hidden);
         }
     }
 
@@ -239,12 +262,12 @@ mod tests {
         fs::write(live.join("default.conf"), "stock").unwrap();
         let disk = Disk::new(&live);
         let first = files(&[("default.conf", "1"), ("extra.conf", "1")]);
-        disk.stage(&first).unwrap();
-        assert_eq!(listing(&live), [".nginit", "default.conf", "users.conf"]);
-        assert_eq!(disk.publish(&first).unwrap(), ["default.conf"]);
-        assert_eq!(listing(&live), [".nginit", "default.conf", "extra.conf", "users.conf"]);
+        assert_eq!(disk.write(&first).unwrap(), ["default.conf"]);
+        assert_eq!(listing(&live), ["default.conf", "extra.conf", "users.conf"]);
+        assert_eq!(fs::read_to_string(live.join("default.conf")).unwrap(), first["default.conf"]);
         let second = files(&[("default.conf", "2")]);
         disk.stage(&second).unwrap();
+        assert_eq!(listing(&live), [".nginit", "default.conf", "extra.conf", "users.conf"]);
         assert!(disk.publish(&second).unwrap().is_empty());
         disk.drop_staged().unwrap();
         assert_eq!(listing(&live), ["default.conf", "users.conf"]);
@@ -257,14 +280,17 @@ mod tests {
         let live = dir.path();
         let disk = Disk::new(live);
         let first = files(&[("a.conf", "1"), ("b.conf", "1")]);
-        disk.stage(&first).unwrap();
-        disk.publish(&first).unwrap();
+        disk.write(&first).unwrap();
         let second = files(&[("a.conf", "2"), ("b.conf", "2"), ("c.conf", "2")]);
         disk.stage(&second).unwrap();
         fs::remove_file(live.join(".nginit/new/b.conf")).unwrap();
         assert!(disk.publish(&second).is_err());
         assert_eq!(listing(live), ["a.conf", "b.conf"]);
         assert_eq!(fs::read_to_string(live.join("a.conf")).unwrap(), first["a.conf"]);
+        fs::create_dir(live.join("c.conf")).unwrap();
+        assert!(disk.write(&second).is_err());
+        assert_eq!(listing(live), ["a.conf", "b.conf", "c.conf"]);
+        assert_eq!(fs::read_to_string(live.join("b.conf")).unwrap(), first["b.conf"]);
     }
 
     #[test]
