@@ -12,7 +12,7 @@ use rustix::process::Signal;
 #[allow(dead_code, reason = "each benchmark uses a part")]
 mod support;
 
-use support::{Outcome, Running, Site, median, print_limit, print_table, program};
+use support::{Cores, Outcome, Running, Site, median, print_limit, print_table, program};
 
 /// The figures of a process, in KiB: what /proc calls them, and what the table does.
 const FIGURES: [(&str, &str); 4] =
@@ -26,8 +26,8 @@ fn main() -> Outcome<()> {
     let runs = runs.min(MOST_RUNS);
     let nginit = support::static_binary()?;
     let root = tempfile::tempdir()?;
-    let site = Site::new(root.path(), "site", &nginx, &nginit)?;
-    let mut many = Site::new(root.path(), "many", &nginx, &nginit)?;
+    let site = Site::new(root.path(), "site", &nginx, &nginit, Cores::All)?;
+    let mut many = Site::new(root.path(), "many", &nginx, &nginit, Cores::All)?;
     fs::write(many.dir.join("servers"), support::servers(10_000))?;
     many.env[0] = ("STATIC_BACKEND_FILE", many.dir.join("servers").into());
 

@@ -10,7 +10,7 @@ use std::path::Path;
 #[allow(dead_code, reason = "each benchmark uses a part")]
 mod support;
 
-use support::{Outcome, Site, median, min, print_limit, print_table, program};
+use support::{Cores, Outcome, Site, median, min, print_limit, print_table, program};
 
 /// One way to start nginx.
 struct Way {
@@ -50,7 +50,14 @@ fn main() -> Outcome<()> {
     let (Some(runs), Some(nginx)) = (support::runs(), support::nginx()) else { return Ok(()) };
     let nginit = support::static_binary()?;
     let root = tempfile::tempdir()?;
-    let mut ways = ways(root.path(), &nginx, &nginit)?;
+    // In this order: a thread that was given one core stays with it.
+    for cores in [Cores::All, Cores::One] {
+        measure(&mut ways(&root.path().join(format!("{cores:?}")), &nginx, &nginit, cores)?, runs, cores)?;
+    }
+    Ok(())
+}
+
+fn measure(ways: &mut [Way], runs: usize, cores: Cores) -> Outcome<()> {
     for round in 0..=runs {
         for turn in 0..ways.len() {
             // Nobody always follows the same one.
@@ -68,14 +75,14 @@ fn main() -> Outcome<()> {
             }
         }
     }
-    report(&ways, runs);
+    report(ways, runs, cores);
     Ok(())
 }
 
-fn ways(root: &Path, nginx: &Path, nginit: &Path) -> Outcome<Vec<Way>> {
+fn ways(root: &Path, nginx: &Path, nginit: &Path, cores: Cores) -> Outcome<Vec<Way>> {
     let mut ways = Vec::new();
     let mut add = |name: &'static str, fresh, argv: &dyn Fn(&mut Site) -> Outcome<Vec<OsString>>| -> Outcome<()> {
-        let mut site = Site::new(root, &format!("site{}", ways.len()), nginx, nginit)?;
+        let mut site = Site::new(root, &format!("site{}", ways.len()), nginx, nginit, cores)?;
         let argv = argv(&mut site)?;
         ways.push(Way { name, site, argv, fresh, milliseconds: Vec::new() });
         Ok(())
@@ -131,7 +138,7 @@ fn stand_in(site: &mut Site) -> Outcome<OsString> {
     Ok(scripts.join("entrypoint.sh").into())
 }
 
-fn report(ways: &[Way], runs: usize) {
+fn report(ways: &[Way], runs: usize, cores: Cores) {
     let base = &ways[0].milliseconds;
     let ratio = |way: &Way| median(way.milliseconds.iter().zip(base).map(|(own, base)| own / base));
     let more = |way: &Way| median(way.milliseconds.iter().zip(base).map(|(own, base)| own - base));
@@ -141,7 +148,8 @@ fn report(ways: &[Way], runs: usize) {
         let figures = figures.iter().map(|figure| format!("{figure:.2}"));
         std::iter::once(way.name.to_owned()).chain(figures).collect()
     };
-    println!("\nexec to the first 200, {runs} runs in turn; ratio and addition are medians of pairs");
+    let place = if cores == Cores::One { "one core" } else { "all cores" };
+    println!("\nexec to the first 200, {place}, {runs} runs in turn; ratio and addition are medians of pairs");
     let rows: Vec<Vec<String>> = ways.iter().map(row).collect();
     print_table(&["start", "x nginx", "added ms", "median ms", "min ms"], &rows);
     let nginit = &ways[1];

@@ -64,6 +64,13 @@ impl Env {
         value.to_str().map(str::trim).filter(|text| !text.is_empty())
     }
 
+    /// Whether any upstream is declared. Reads no value.
+    pub fn declares_upstreams(&self) -> bool {
+        let names: BTreeSet<&str> = self.0.iter().filter_map(|(name, _)| name.to_str()).collect();
+        let ours = |name: &&str| matches!(settings::classify(name, &names), Class::Ours { .. });
+        names.iter().any(|name| !name.starts_with("NGINIT_") && ours(name))
+    }
+
     /// All variables that are UTF-8, for templates of the operator's.
     pub fn to_map(&self) -> BTreeMap<String, String> {
         let text = |s: &OsString| s.to_str().map(str::to_owned);

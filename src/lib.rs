@@ -76,12 +76,20 @@ fn supervise(env: Env, argv: Vec<OsString>) -> Result<Status, Failure> {
     let line = CommandLine::parse(command::or_default(argv), nginx);
     match line.nginx.clone() {
         Some(options) => supervise_nginx(env, &line, options),
-        None => supervise_plain(&line),
+        None => supervise_plain(&env, &line),
     }
 }
 
 /// The start-up order of a command that is not nginx.
-fn supervise_plain(line: &CommandLine) -> Result<Status, Failure> {
+fn supervise_plain(env: &Env, line: &CommandLine) -> Result<Status, Failure> {
+    if env.declares_upstreams() {
+        let program = line.argv.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+        log::line(
+            Level::Notice,
+            "nginx",
+            &format!("\"{program}\" is not nginx: it runs as it is, nothing is configured"),
+        );
+    }
     let inbox = Inbox::open()?;
     supervisor::child::adopt_orphans();
     let pid = child::spawn(&line.argv, Group::Shared)?;
@@ -112,6 +120,8 @@ fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Superv
     reload::write(&disk, &candidate).map_err(|err| Failure::new(Status::BadConfiguration, disk.explain(&err)))?;
 
     let pid = child::spawn(&line.with(&nginx.path, &globals), Group::Own)?;
+    // nginx first: on a container's only core, what follows would take its time.
+    std::thread::yield_now();
     let (version, counts) = (nginx.facts.version, candidate.counts());
     log::line(Level::Notice, "nginx", &format!("generation 1 starts nginx {version}, pid={pid} {counts}"));
     let policy = Policy { stop: candidate.settings.stop, stop_timeout: candidate.settings.stop_timeout };

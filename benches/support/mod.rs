@@ -21,6 +21,25 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// and then the answer itself is waited for, so this is no part of what is measured.
 const PAUSE: Duration = Duration::from_micros(20);
 
+/// Where things run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cores {
+    /// Where the scheduler puts them.
+    All,
+    /// Everything that is started on one core, as in a container with one; who asks, on another.
+    One,
+}
+
+impl Cores {
+    fn place(self, core: usize) {
+        if self == Self::One {
+            let mut cores = rustix::thread::CpuSet::new();
+            cores.set(core);
+            let _ = rustix::thread::sched_setaffinity(None, &cores);
+        }
+    }
+}
+
 /// How often each thing is done. Nothing where this is not `cargo bench` (`cargo test
 /// --all-targets` starts benchmarks too) or the command line is wrong.
 pub fn runs() -> Option<usize> {
@@ -126,12 +145,13 @@ pub struct Site {
     pub completed: Vec<OsString>,
     /// What nginit is told.
     pub env: Vec<(&'static str, OsString)>,
+    cores: Cores,
 }
 
 impl Site {
     /// Makes the site `name` below `root`, and has `nginit` render its configuration into
     /// `DIR/rendered`.
-    pub fn new(root: &Path, name: &str, nginx: &Path, nginit: &Path) -> Outcome<Self> {
+    pub fn new(root: &Path, name: &str, nginx: &Path, nginit: &Path, cores: Cores) -> Outcome<Self> {
         let dir = root.join(name);
         let conf_dir = dir.join("conf.d");
         fs::create_dir_all(&conf_dir)?;
@@ -140,6 +160,7 @@ impl Site {
         fs::write(dir.join("nginx.conf"), &conf)?;
         let argv: Vec<OsString> = vec!["nginx".into(), "-c".into(), dir.join("nginx.conf").into()];
         let line = CommandLine::parse(argv.clone(), "nginx");
+        cores.place(0);
         let workers = std::thread::available_parallelism()?.get();
         let workers = u16::try_from(workers)?;
         let globals = line.nginx.as_ref().ok_or("not nginx")?.missing_globals(&conf, || workers);
@@ -151,7 +172,7 @@ impl Site {
             ("NGINIT_TEMPLATES", dir.join("none").into()),
             ("NGINIT_NGINX", nginx.into()),
         ];
-        let site = Self { completed: line.with(nginx, &globals), dir, address, argv, env };
+        let site = Self { completed: line.with(nginx, &globals), dir, address, argv, env, cores };
         let rendered = site.command(nginit, &["render".into(), "--out".into(), site.rendered().into()]).status()?;
         if rendered.success() { Ok(site) } else { Err("nginit render fails".into()) }
     }
@@ -182,8 +203,10 @@ impl Site {
         let (program, args) = argv.split_first().ok_or("no command")?;
         let mut command = self.command(Path::new(program), args);
         command.stderr(File::create(self.dir.join("stderr"))?);
+        self.cores.place(0);
         let begin = Instant::now();
         let child = command.spawn()?;
+        self.cores.place(1);
         let mut running = Running { child, pid_file: self.dir.join("nginx.pid") };
         match answer(self.address, begin, &mut running.child) {
             Ok(()) => Ok((running, begin.elapsed())),
@@ -192,14 +215,12 @@ impl Site {
     }
 }
 
+/// The main file of the proxy's image, with everything that nginx writes or includes below `dir`.
 fn main_conf(dir: &Path) -> String {
-    let dir = dir.display();
-    let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-    let temp: String = kinds.iter().map(|kind| format!("    {kind}_temp_path {dir}/{kind};\n")).collect();
-    format!(
-        "pid {dir}/nginx.pid;\nerror_log /dev/null crit;\nevents {{\n    worker_connections 1024;\n}}\n\
-         http {{\n{temp}    include {dir}/conf.d/*.conf;\n}}\n"
-    )
+    let conf = include_str!("../../nginx/nginx.conf");
+    let conf = conf.replace("/run/nginit/", &format!("{}/", dir.display()));
+    conf.replace("    include /etc/nginx/conf.d/*.conf;\n", "")
+        .replace("error_log stderr notice;", "error_log /dev/null crit;")
 }
 
 /// A port that nobody listens on, from below those that the kernel gives to clients: there, an

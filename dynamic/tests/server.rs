@@ -1,5 +1,7 @@
 //! The built binary, asked over real sockets: answers, headers, refusals, and a stop that loses nothing.
 
+#![expect(clippy::disallowed_methods, reason = "the bans are for programs, not for their tests")]
+
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -155,11 +155,16 @@ impl Disk {
     /// # Errors
     /// As above.
     pub fn write(&self, files: &Files) -> io::Result<Vec<String>> {
-        fs::create_dir_all(&self.live)?;
-        self.drop_staged()?;
         self.swap(files, |name| {
             let hidden = self.hidden(name);
-            fs::write(&hidden, &files[name])?;
+            let written = fs::write(&hidden, &files[name]);
+            // Most often the directory is there.
+            if written.as_ref().is_err_and(|err| err.kind() == ErrorKind::NotFound) {
+                fs::create_dir_all(&self.live)?;
+                fs::write(&hidden, &files[name])?;
+            } else {
+                written?;
+            }
             Ok(hidden)
         })
     }
@@ -216,9 +221,8 @@ impl Disk {
 
     /// Files that an earlier run rendered and that are not among `files`.
     fn stale(&self, files: &Files) -> io::Result<Vec<String>> {
-        let names = read_dir_or_none(&self.live)?.into_iter().filter(|e| is_ours(&e.path()));
-        let names = names.filter_map(|e| e.file_name().into_string().ok());
-        Ok(names.filter(|name| !files.contains_key(name)).collect())
+        let names = read_dir_or_none(&self.live)?.into_iter().filter_map(|e| e.file_name().into_string().ok());
+        Ok(names.filter(|name| !files.contains_key(name) && is_ours(&self.live.join(name))).collect())
     }
 }
 

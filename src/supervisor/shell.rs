@@ -336,7 +336,9 @@ impl Shell {
         }
         match end {
             End::Child(ended) => {
-                log::line(Level::Info, "supervisor", &format!("the program ended, status {}", ended.code()));
+                // Whoever runs a shell sees its end.
+                let level = if self.reloader.is_some() { Level::Info } else { Level::Debug };
+                log::line(level, "supervisor", &format!("the program ended, status {}", ended.code()));
                 Status::Child(ended.code())
             }
             End::BadConfiguration(reason) => {
