@@ -17,6 +17,7 @@ use nginit::reload::candidate;
 use nginit::reload::disk::Disk;
 use nginit::render::{self, Input};
 use nginit::settings;
+use nginit::upstream::Resolved;
 
 #[allow(dead_code, reason = "each benchmark uses a part")]
 mod support;
@@ -34,7 +35,7 @@ fn main() -> Outcome<()> {
         // Small ones are short: more of them cost nothing and steady the median.
         let runs = if servers < 1_000 { runs * 10 } else { runs };
         let env = env(dir.path(), servers)?;
-        let whole = measure(runs, || Ok(candidate::make(&env, NGINX, 1)?.files))?;
+        let whole = measure(runs, || Ok(candidate::make(&env, NGINX, 1, &Resolved::new())?.files))?;
         let read = measure(runs, || Ok(env.read()))?;
         let vars = env.read().vars;
         let parse = measure(runs, || Ok(settings::parse(&vars)?))?;
@@ -73,7 +74,7 @@ fn steps(dir: &Path, runs: usize) -> Outcome<()> {
         }
         None => println!("its version is not read"),
     }
-    let files = candidate::make(&env(dir, 2)?, NGINX, 1)?.files;
+    let files = candidate::make(&env(dir, 2)?, NGINX, 1, &Resolved::new())?.files;
     let live = dir.join("live");
     fs::create_dir_all(&live)?;
     let disk = Disk::new(&live);

@@ -23,7 +23,7 @@ pub struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Any other COMMAND is run, as with `nginit run COMMAND`. Without one, it is nginx -g 'daemon off;'.
+Any other COMMAND is run, as with `nginit run COMMAND`. Without one, it is nginx, in the foreground.
 
 Example:
   docker run -e STATIC_BACKEND='web1 web2' -e DYNAMIC_BACKEND='api1:8080 api2:8080' -p 7777:80 nginit
@@ -41,7 +41,7 @@ pub enum Commands {
     /// A COMMAND that is not nginx and does not end as nginx is run as it is, with the duties of
     /// an init: signals are handed on, zombies are reaped.
     Run {
-        /// Program and arguments [default: nginx -g 'daemon off;']
+        /// Program and arguments [default: nginx, in the foreground]
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<OsString>,
     },
@@ -53,9 +53,10 @@ pub enum Commands {
     },
     /// Validate variables, files, templates and, with nginx -t, the configuration; touch nothing
     ///
-    /// Ends with 0 if nginx would accept it, 64 for a bad variable, 78 for everything else.
+    /// Ends with 0 if nginx would accept it, 64 for a bad variable, 127 without nginx, 78 for
+    /// everything else.
     Check {
-        /// nginx's command line, as given to `run` [default: nginx -g 'daemon off;']
+        /// nginx's command line, as given to `run` [default: nginx]
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<OsString>,
     },

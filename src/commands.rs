@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
-use std::path::Path;
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::CommandFactory;
@@ -13,21 +14,27 @@ use crate::exit::{Failure, Status};
 use crate::healthcheck;
 use crate::inputs::Env;
 use crate::nginx::command::{self, CommandLine};
-use crate::nginx::{self, facts::Version, verdict};
-use crate::reload::candidate::{self, Candidate, Ipv6};
+use crate::nginx::{self, Nginx, conf, facts::Version, verdict};
+use crate::reload::candidate::{self, Candidate};
 use crate::reload::disk::Disk;
-use crate::render;
-use crate::settings::variables;
+use crate::settings::{self, Settings, variables};
+use crate::upstream::{Listen, Resolved};
 
 /// What `render` assumes of nginx where none is installed: the oldest version that is supported.
 const OLDEST_NGINX: Version = Version(1, 22, 0);
 
-fn made(env: &Env, version: impl FnOnce(&str) -> Result<Version, Failure>) -> Result<Candidate, Failure> {
+/// A candidate from what the environment says now, for the nginx whose version `version` tells.
+fn made(env: &Env, version: impl FnOnce(&Settings) -> Result<Version, Failure>) -> Result<Candidate, Failure> {
     let (settings, notes) = candidate::settings(env)?;
-    let version = version(&settings.nginx)?;
-    let candidate = candidate::render(env, settings, notes, version, 1)?;
+    let version = version(&settings)?;
+    let candidate = candidate::render(env, settings, notes, version, 1, &Resolved::new())?;
     candidate::log_notes(&candidate.notes);
     Ok(candidate)
+}
+
+/// nginx, as the settings name it, else as the command does.
+fn find(settings: &Settings, line: &CommandLine) -> Result<Nginx, Failure> {
+    nginx::find(settings.nginx.as_deref().unwrap_or(line.nginx_word()))
 }
 
 /// Prints the configuration, or writes it into `out`.
@@ -35,7 +42,8 @@ fn made(env: &Env, version: impl FnOnce(&str) -> Result<Version, Failure>) -> Re
 /// # Errors
 /// What keeps it from being rendered, printed or written.
 pub fn render(env: &Env, out: Option<&Path>) -> Result<Status, Failure> {
-    let candidate = made(env, |nginx| Ok(nginx::find(nginx).map_or(OLDEST_NGINX, |nginx| nginx.facts.version)))?;
+    let line = CommandLine::parse(command::or_default(Vec::new()), None);
+    let candidate = made(env, |settings| Ok(find(settings, &line).map_or(OLDEST_NGINX, |nginx| nginx.facts.version)))?;
     let Some(dir) = out else {
         let mut text = String::new();
         for (name, file) in &candidate.files {
@@ -43,32 +51,28 @@ pub fn render(env: &Env, out: Option<&Path>) -> Result<Status, Failure> {
         }
         return print(&text);
     };
-    let write = || -> std::io::Result<()> {
-        fs::create_dir_all(dir)?;
-        candidate.files.iter().try_for_each(|(name, text)| fs::write(dir.join(name), text))
-    };
     let refuse = |err| Failure::new(Status::Failure, format!("\"{}\" cannot be written: {err}", dir.display()));
-    write().map(|()| Status::Success).map_err(refuse)
+    Disk::new(dir).write(&candidate.files).map(|_| Status::Success).map_err(refuse)
 }
 
-/// Validates everything, nginx's own opinion included, on a copy in the temporary directory.
+/// Validates everything, nginx's own opinion included, on a copy aside.
 ///
 /// # Errors
 /// The first part that is refused.
 pub fn check(env: &Env, argv: Vec<OsString>) -> Result<Status, Failure> {
     let refuse = |reason: String| Failure::new(Status::BadConfiguration, reason);
+    let line = CommandLine::parse(command::or_default(argv), env.text(variables::ENV_NGINX).as_deref());
+    let options = line.nginx.as_ref();
+    let options = options.ok_or_else(|| refuse("the command is not nginx, there is nothing to check".to_owned()))?;
     let mut found = None;
-    let candidate = made(env, |name| {
-        let nginx = nginx::find(name)?;
-        Ok(found.insert(nginx).facts.version)
-    })?;
+    let candidate = made(env, |settings| Ok(found.insert(find(settings, &line)?).facts.version))?;
     let nginx = found.ok_or_else(|| refuse("nginx was not looked for".to_owned()))?;
-    let line = CommandLine::parse(command::or_default(argv), &candidate.settings.nginx);
-    let options = line.nginx.ok_or_else(|| refuse("the command is not nginx, there is nothing to check".to_owned()))?;
     let main = options.main_conf(&nginx.facts);
 
-    let dir = std::env::temp_dir().join(format!("nginit-check-{}", std::process::id()));
-    let disk = Disk::staged_in(&candidate.settings.conf_dir, &dir);
+    let dir = private_dir(&candidate.settings.conf_dir).map_err(|err| {
+        refuse(format!("neither the temporary directory nor NGINIT_CONF_DIR can hold a copy to test: {err}"))
+    })?;
+    let disk = Disk::staged_in(&candidate.settings.conf_dir, &dir.join("stage"));
     let tested = (|| {
         let staged = disk.stage(&candidate.files).and_then(|()| disk.stage_main(&candidate.files, &main));
         let staged = staged.map_err(|err| refuse(format!("testing a copy in \"{}\": {err}", dir.display())))?;
@@ -80,22 +84,46 @@ pub fn check(env: &Env, argv: Vec<OsString>) -> Result<Status, Failure> {
         }
         Err(refuse(verdict::reason(&String::from_utf8_lossy(&output.stderr), &staged.shown)))
     })();
-    let _ = disk.drop_staged();
+    let _ = fs::remove_dir_all(&dir);
     tested?;
     print(&format!("nginx {} accepts the configuration: {}\n", nginx.facts.version, candidate.counts()))
 }
 
-/// Asks the nginx that runs.
+/// A new directory of our own, in the temporary directory or, where that cannot be written, hidden
+/// in `other`.
+fn private_dir(other: &Path) -> io::Result<PathBuf> {
+    let name = format!(".nginit-check-{}", std::process::id());
+    let create = |parent: &Path| {
+        let dir = parent.join(&name);
+        fs::DirBuilder::new().mode(0o700).create(&dir).map(|()| dir)
+    };
+    create(&std::env::temp_dir()).or_else(|_| create(other))
+}
+
+/// Asks the nginx that runs, on the address that the live configuration listens on. Lists and other
+/// settings may be bad by now: that is no reason to replace a proxy that serves.
 ///
 /// # Errors
 /// Why it does not count as healthy.
 pub fn healthcheck(env: &Env) -> Result<Status, Failure> {
     let refuse = |reason: String| Failure::new(Status::Failure, reason);
-    let (settings, _) = candidate::settings(env).map_err(|failure| refuse(failure.reason))?;
-    let ipv6 = Ipv6::of_kernel() != Ipv6::None;
-    let listen = render::listen(&settings, ipv6).next().ok_or_else(|| refuse("nginx listens nowhere".to_owned()))?;
-    healthcheck::ask(listen).map_err(|err| refuse(format!("nginx does not answer on {listen}: {err}")))?;
+    let listen = live_listen(env).or_else(|| first_listen(env));
+    let listen = listen.ok_or_else(|| refuse("it is not known where nginx listens; see NGINIT_LISTEN".to_owned()))?;
+    healthcheck::ask(&listen).map_err(|err| refuse(format!("nginx does not answer on {listen}: {err}")))?;
     Ok(Status::Success)
+}
+
+/// Where the live configuration listens first.
+fn live_listen(env: &Env) -> Option<Listen> {
+    let dir = env.text(variables::ENV_CONF_DIR).unwrap_or_else(|| variables::DEFAULT_CONF_DIR.to_owned());
+    let text = fs::read_to_string(Path::new(&dir).join("default.conf")).ok()?;
+    conf::arguments(&text, "listen").into_iter().find_map(settings::parse_listen_entry)
+}
+
+/// Where nginx was asked to listen first.
+fn first_listen(env: &Env) -> Option<Listen> {
+    let text = env.text(variables::ENV_LISTEN).unwrap_or_else(|| variables::DEFAULT_LISTEN.to_owned());
+    settings::tokens(&text).find_map(settings::parse_listen_entry)
 }
 
 /// Prints help.
@@ -111,7 +139,7 @@ pub fn help(topic: Option<&str>) -> Result<Status, Failure> {
             Some(command) => print(&command.render_long_help().to_string()),
             None => {
                 let reason = format!("\"{topic}\" is no command; try nginit help, or nginit help env");
-                Err(Failure::new(Status::Failure, reason))
+                Err(Failure::new(Status::Usage, reason))
             }
         },
     }

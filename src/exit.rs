@@ -10,8 +10,10 @@ use std::process::ExitCode;
 pub enum Status {
     /// Done.
     Success,
-    /// A one-shot command (`check`, `healthcheck`, `render`) found a fault.
+    /// nginx does not answer (`healthcheck`), or output cannot be written (`render`).
     Failure,
+    /// Wrong usage (clap's status for it).
+    Usage,
     /// A variable is refused (EX_USAGE, sysexits.h).
     BadEnvironment,
     /// The first configuration could not be rendered or written, or nginx refused it (EX_CONFIG).
@@ -30,6 +32,7 @@ impl Status {
         match self {
             Self::Success => 0,
             Self::Failure => 1,
+            Self::Usage => 2,
             Self::BadEnvironment => 64,
             Self::BadConfiguration => 78,
             Self::NotExecutable => 126,

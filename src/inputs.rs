@@ -58,10 +58,15 @@ impl Env {
         read
     }
 
-    /// One variable, if it is set to text.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.0.iter().find(|(n, _)| n == name)?;
-        value.to_str().map(str::trim).filter(|text| !text.is_empty())
+    /// The text of one variable, or of the file that its `_FILE` names, if there is any. What is
+    /// wrong with it is found when everything is read.
+    pub fn text(&self, name: &str) -> Option<String> {
+        let get = |name: &str| {
+            let (_, value) = self.0.iter().find(|(n, _)| n == name)?;
+            value.to_str().map(str::trim).filter(|text| !text.is_empty())
+        };
+        let in_file = || read_value(name, get(&format!("{name}_FILE"))?).ok();
+        get(name).map(str::to_owned).or_else(in_file).map(|text| text.trim().to_owned())
     }
 
     /// Whether any upstream is declared. Reads no value.

@@ -53,6 +53,7 @@ use settings::Settings;
 use supervisor::child::{self, Group};
 use supervisor::shell::{self, Inbox, Reloader};
 use supervisor::{Pid, Policy, Supervisor};
+use upstream::Resolved;
 
 /// Does what the command line asks for, with these variables, and returns the status to end with.
 ///
@@ -72,8 +73,8 @@ pub fn run(cli: Cli, vars: impl IntoIterator<Item = (OsString, OsString)>) -> Re
 
 /// Runs a command, as nginx if it is that.
 fn supervise(env: Env, argv: Vec<OsString>) -> Result<Status, Failure> {
-    let nginx = env.get(settings::variables::ENV_NGINX).unwrap_or(settings::variables::DEFAULT_NGINX);
-    let line = CommandLine::parse(command::or_default(argv), nginx);
+    let nginx = env.text(settings::variables::ENV_NGINX);
+    let line = CommandLine::parse(command::or_default(argv), nginx.as_deref());
     match line.nginx.clone() {
         Some(options) => supervise_nginx(env, &line, options),
         None => supervise_plain(&env, &line),
@@ -110,11 +111,11 @@ fn supervise_nginx(env: Env, line: &CommandLine, options: Options) -> Result<Sta
 fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Supervisor, Pid, Reloader), Failure> {
     let (settings, notes) = candidate::settings(&env)?;
     log::init(settings.log, settings.log_format);
-    let nginx = nginx::find(&settings.nginx)?;
+    let nginx = nginx::find(settings.nginx.as_deref().unwrap_or(line.nginx_word()))?;
     let main = Main::read(&options, &nginx, &settings);
     let globals = options.missing_globals(&main.text, || workers(&settings));
 
-    let candidate = candidate::render(&env, settings, notes, nginx.facts.version, 1)?;
+    let candidate = candidate::render(&env, settings, notes, nginx.facts.version, 1, &Resolved::new())?;
     candidate::log_notes(&candidate.notes);
     let disk = Disk::new(&candidate.settings.conf_dir);
     reload::write(&disk, &candidate).map_err(|err| Failure::new(Status::BadConfiguration, disk.explain(&err)))?;
@@ -125,7 +126,8 @@ fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Superv
     let (version, counts) = (nginx.facts.version, candidate.counts());
     log::line(Level::Notice, "nginx", &format!("generation 1 starts nginx {version}, pid={pid} {counts}"));
     let policy = Policy { stop: candidate.settings.stop, stop_timeout: candidate.settings.stop_timeout };
-    let reloader = Reloader { env, nginx, options, globals, main: main.path, disk };
+    let resolved = candidate.resolved;
+    let reloader = Reloader { env, nginx, options, globals, main: main.path, disk, resolved };
     Ok((Supervisor::nginx(policy), pid, reloader))
 }
 
@@ -140,7 +142,7 @@ impl Main {
     /// nginx's to report.
     fn read(options: &Options, nginx: &Nginx, settings: &Settings) -> Self {
         let path = options.main_conf(&nginx.facts);
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let text = std::fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         let base = path.parent().unwrap_or(std::path::Path::new("/"));
         let (_, includes) = nginx::conf::redirect_includes(&text, base, &settings.conf_dir, &settings.conf_dir);
         if includes == 0 && !text.is_empty() {

@@ -52,9 +52,9 @@ impl Level {
 /// The form of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// `nginit notice reload: generation 8 live`
+    /// `nginit notice reload: generation 8 published`
     Text,
-    /// `{"program":"nginit","level":"notice","module":"reload","message":"generation 8 live"}`
+    /// `{"program":"nginit","level":"notice","module":"reload","message":"generation 8 published"}`
     Json,
 }
 
@@ -88,7 +88,17 @@ pub fn line(level: Level, module: &str, message: &str) {
 fn to_line(format: Format, level: Level, module: &str, message: &str) -> String {
     let level = level.word();
     match format {
-        Format::Text => format!("nginit {level} {module}: {}\n", message.trim_end().replace('\n', " | ")),
+        Format::Text => {
+            let mut line = format!("nginit {level} {module}: ");
+            for c in message.trim_end().chars() {
+                match c {
+                    '\n' => line.push_str(" | "),
+                    c if c.is_control() => line.extend(c.escape_default()),
+                    c => line.push(c),
+                }
+            }
+            line + "\n"
+        }
         Format::Json => {
             let message = json_string(message.trim_end());
             format!("{{\"program\":\"nginit\",\"level\":\"{level}\",\"module\":\"{module}\",\"message\":{message}}}\n")
@@ -118,7 +128,10 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line_in_both_forms() {
-        assert_eq!(to_line(Format::Text, Level::Notice, "reload", "a\nb\n"), "nginit notice reload: a | b\n");
+        assert_eq!(
+            to_line(Format::Text, Level::Notice, "reload", "a\nb\u{1b}\n"),
+            "nginit notice reload: a | b\\u{1b}\n"
+        );
         assert_eq!(
             to_line(Format::Json, Level::Warn, "settings", "\"X\"\n\u{1b}\\"),
             "{\"program\":\"nginit\",\"level\":\"warn\",\"module\":\"settings\",\"message\":\"\\\"X\\\"\\n\\u001b\\\\\"}\n"

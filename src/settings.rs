@@ -50,8 +50,8 @@ pub struct Settings {
     pub conf_dir: PathBuf,
     /// Where templates of the operator's are.
     pub templates: PathBuf,
-    /// nginx's binary, a path or a name.
-    pub nginx: String,
+    /// nginx's binary, a path or a name; nothing is the one that the command names.
+    pub nginx: Option<String>,
     /// What TERM means.
     pub stop: StopMode,
     /// Longest wait for running requests at a stop; nothing waits for ever.
@@ -122,16 +122,17 @@ pub fn classify(name: &str, all: &BTreeSet<&str>) -> Class {
     let Some((upstream, suffix)) = SUFFIXES.iter().find_map(|s| base.strip_suffix(s).map(|name| (name, *s))) else {
         return Class::Foreign;
     };
-    let is_set = |suffix: &str| {
-        let name = format!("{upstream}{suffix}");
-        all.contains(name.as_str()) || all.contains(format!("{name}_FILE").as_str())
-    };
+    let is_set = |name: &str| all.contains(name) || all.contains(format!("{name}_FILE").as_str());
+    let has = |suffix: &str| is_set(&format!("{upstream}{suffix}"));
     if Name::new(upstream).is_none() || upstream == "NGINIT" {
         return Class::Foreign;
     }
-    let alias = || table::ALIASES.iter().any(|(old, new)| *new == format!("{upstream}_BACKEND") && all.contains(old));
-    let declared = is_set("_BACKEND") || alias();
-    if declared && (known_route(upstream).is_some() || is_set("_ROUTE")) {
+    let alias = || {
+        let meant = |(old, new): &&(&str, &str)| *new == format!("{upstream}_BACKEND") && is_set(old);
+        table::ALIASES.iter().any(|pair| meant(&pair))
+    };
+    let declared = has("_BACKEND") || alias();
+    if declared && (known_route(upstream).is_some() || has("_ROUTE")) {
         return Class::Ours { canonical: base.to_owned(), in_file };
     }
     if suffix == "_BACKEND" {
@@ -313,7 +314,7 @@ fn parse_upstream(name: &Name, vars: &Vars, findings: &mut Findings) -> Option<U
         let switch = var("BALANCE");
         findings.errors.extend(backups_that_nginx_refuses(&variable, &switch, list, balance));
         for token in &list.repeated {
-            let text = format!("\"{variable}\": \"{token}\" repeats an earlier entry and counts once");
+            let text = format!("\"{variable}\": {token} repeats an earlier entry and counts once");
             note(&mut findings.notes, Level::Warn, text);
         }
     }
@@ -365,7 +366,9 @@ fn parse_nginit(raw: &RawNginit, vars: &Vars, upstreams: Upstreams, findings: &m
     });
     let timeout = "a time such as 9s, 500ms or 1m30s";
     let stop_timeout = table::DEFAULT_STOP_TIMEOUT;
-    let stop_timeout = read.value("NGINIT_STOP_TIMEOUT", &raw.stop_timeout, stop_timeout, timeout, parse_duration);
+    let stop_timeout = read.value("NGINIT_STOP_TIMEOUT", &raw.stop_timeout, stop_timeout, timeout, |text| {
+        parse_duration(text).filter(|time| i32::try_from(time.as_secs()).is_ok())
+    });
     let workers = "auto or a number 1-1024";
     let workers = read.value("NGINIT_WORKERS", &raw.workers, table::DEFAULT_WORKERS, workers, |text| match text {
         "auto" => Some(None),
@@ -391,7 +394,7 @@ fn parse_nginit(raw: &RawNginit, vars: &Vars, upstreams: Upstreams, findings: &m
         listen_is_default: raw.listen.trim().is_empty(),
         conf_dir: conf_dir?,
         templates: templates?,
-        nginx: or_default(&raw.nginx, table::DEFAULT_NGINX).to_owned(),
+        nginx: Some(raw.nginx.trim()).filter(|name| !name.is_empty()).map(str::to_owned),
         stop: stop?,
         stop_timeout: Some(stop_timeout?).filter(|t| !t.is_zero()),
         workers: workers?,
@@ -460,7 +463,8 @@ fn parse_listen(variable: &str, text: &str) -> Result<Vec<Listen>, Vec<SettingsE
     if errors.is_empty() { Ok(listen) } else { Err(errors) }
 }
 
-fn parse_listen_entry(token: &str) -> Option<Listen> {
+/// One address of `NGINIT_LISTEN`, or of nginx's `listen`.
+pub fn parse_listen_entry(token: &str) -> Option<Listen> {
     if let Ok(port) = servers::parse_port(token) {
         return Some(Listen { address: None, port });
     }
@@ -542,7 +546,7 @@ mod tests {
     fn every_variable_of_the_table_is_read() {
         for v in table::NGINIT {
             let set = vars(&[(v.name, "\u{1}")]);
-            let refused = parse(&set).map_or_else(|e| e.to_string().contains(v.name), |(s, _)| s.nginx == "\u{1}");
+            let refused = parse(&set).map_or_else(|e| e.to_string().contains(v.name), |(s, _)| s.nginx.is_some());
             assert!(refused, "{} is not read", v.name);
         }
         for v in table::UPSTREAM {
@@ -615,6 +619,7 @@ mod tests {
         assert_eq!(class("STATIC_BACKEND", &["STATIC_BACKEND"]), ours("STATIC_BACKEND", false));
         assert_eq!(class("STATIC_APP", &["STATIC_APP"]), ours("STATIC_BACKEND", false));
         assert_eq!(class("STATIC_PORT", &["STATIC_APP", "STATIC_PORT"]), ours("STATIC_PORT", false));
+        assert_eq!(class("STATIC_PORT", &["STATIC_APP_FILE", "STATIC_PORT"]), ours("STATIC_PORT", false));
         assert_eq!(class("STATIC_PORT", &["STATIC_PORT"]), Class::Foreign);
         assert_eq!(class("API_BACKEND_FILE", &["API_BACKEND_FILE", "API_ROUTE"]), ours("API_BACKEND", true));
         assert_eq!(class("API_ROUTE", &["API_BACKEND_FILE", "API_ROUTE"]), ours("API_ROUTE", false));

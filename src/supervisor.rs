@@ -240,8 +240,13 @@ impl Supervisor {
 
     fn on_signal(&mut self, signal: Received, now: Instant) -> Vec<Action> {
         let Some(policy) = self.nginx else {
-            // The terminal has sent it to the program already.
-            return if signal.from_terminal { Vec::new() } else { vec![Action::Signal(signal.number)] };
+            // The terminal has sent it to the program already, but for a hang-up, which is the session
+            // leader's alone.
+            return if signal.from_terminal && signal.number != number::HUP {
+                Vec::new()
+            } else {
+                vec![Action::Signal(signal.number)]
+            };
         };
         match (signal.meaning, self.phase) {
             (Meaning::Quit | Meaning::Term | Meaning::FastStop, Phase::PostMortem { ended, test }) => {
@@ -288,7 +293,7 @@ impl Supervisor {
 
     fn quit(&mut self, policy: Policy, now: Instant) -> Vec<Action> {
         let mut actions = self.abandon_reload();
-        self.phase = Phase::Quitting { deadline: policy.stop_timeout.map(|timeout| now + timeout) };
+        self.phase = Phase::Quitting { deadline: policy.stop_timeout.and_then(|timeout| now.checked_add(timeout)) };
         actions.extend([
             Action::ReportStop("graceful stop, requests that run are finished"),
             Action::Signal(number::QUIT),

@@ -12,7 +12,8 @@ use std::num::NonZeroU16;
 
 use serde::Serialize;
 
-/// The NAME of `NAME_BACKEND`: upper-case ASCII letters, digits and `_`, starting with a letter.
+/// The NAME of `NAME_BACKEND`: at most 64 upper-case ASCII letters, digits and `_`, starting with a
+/// letter.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(String);
 
@@ -21,7 +22,7 @@ impl Name {
     pub fn new(text: &str) -> Option<Self> {
         let starts = text.starts_with(|c: char| c.is_ascii_uppercase());
         let rest = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-        (starts && text.chars().all(rest)).then(|| Self(text.to_owned()))
+        (starts && text.len() <= 64 && text.chars().all(rest)).then(|| Self(text.to_owned()))
     }
 
     /// As it stands in variable names: `STATIC`.
@@ -280,7 +281,7 @@ mod tests {
     #[test]
     fn names_are_upper_case_words() {
         assert_eq!(Name::new("STATIC").map(|n| n.upstream()).as_deref(), Some("static_backend"));
-        for bad in ["", "static", "1A", "_A", "A-B", "É"] {
+        for bad in ["", "static", "1A", "_A", "A-B", "É", &"A".repeat(65)] {
             assert_eq!(Name::new(bad), None, "{bad}");
         }
     }

@@ -347,7 +347,7 @@ fn a_command_that_ends_as_nginx_is_configured() {
     assert_eq!(fs::read_to_string(site.path("seen")).unwrap(), "nginx\n");
     assert_eq!(get(site.port, "/").unwrap().header("X-Server"), Some("web"));
     nginit.reload();
-    assert!(nginit.log().contains("generation 2 live"), "{}", nginit.log());
+    assert!(nginit.log().contains("generation 2 published"), "{}", nginit.log());
     nginit.signal(rustix::process::Signal::TERM);
     assert_eq!(nginit.code(), 0);
 }
@@ -412,4 +412,46 @@ fn a_route_with_a_slash_does_not_redirect_its_neighbour() {
         let answer = get(site.port, path).unwrap();
         assert_eq!((answer.status, answer.header("X-Server")), (200, Some(server)), "{path}");
     }
+}
+
+#[test]
+fn the_nginx_of_the_command_runs_and_no_other() {
+    let nginx = nginx_or_skip!();
+    let mut site = Site::new(&nginx);
+    site.env.remove(std::ffi::OsStr::new("NGINIT_NGINX"));
+    site.set("PATH", "/nowhere");
+    let own = site.path("nginx");
+    std::os::unix::fs::symlink(&nginx, &own).unwrap();
+    let argv: Vec<OsString> = vec![own.clone().into(), "-c".into(), site.path("nginx.conf").into()];
+    let nginit = Nginit::spawn(&site, site.command(&argv));
+    nginit.answers();
+    let title = fs::read_to_string(format!("/proc/{}/cmdline", nginit.master())).unwrap();
+    assert!(title.contains(own.to_str().unwrap()), "{title}");
+    drop(nginit);
+    let (code, log) = site.run(&["nginx"]);
+    assert_eq!(code, Some(127), "{log}");
+    site.write("which", nginx.to_str().unwrap());
+    site.set("NGINIT_NGINX_FILE", site.path("which"));
+    site.start();
+}
+
+#[test]
+fn a_main_file_in_any_encoding_is_read() {
+    let nginx = nginx_or_skip!();
+    let site = Site::new(&nginx);
+    let text = site.main_conf("daemon off; worker_processes 1; # caf?");
+    let bytes: Vec<u8> = text.bytes().map(|b| if b == b'?' { 0xe9 } else { b }).collect();
+    fs::write(site.path("nginx.conf"), bytes).unwrap();
+    let nginit = site.start();
+    nginit.reload();
+    assert!(nginit.log().contains("generation 2 published"), "{}", nginit.log());
+}
+
+#[test]
+fn a_timeout_without_measure_is_refused() {
+    let nginx = nginx_or_skip!();
+    let mut site = Site::new(&nginx);
+    site.set("NGINIT_STOP_TIMEOUT", "18446744073709551615");
+    let (code, log) = site.run(&site.nginx_argv());
+    assert!(code == Some(64) && log.contains("\"NGINIT_STOP_TIMEOUT\""), "{log}");
 }

@@ -30,7 +30,7 @@ fn every_command_explains_itself() {
         assert!(same.contains("Usage:"), "{same}");
     }
     assert_eq!(nginit(&["help"], &[]).0, Some(0));
-    assert_eq!(nginit(&["help", "nonsense"], &[]).0, Some(1));
+    assert_eq!(nginit(&["help", "nonsense"], &[]).0, Some(2));
     assert_eq!(nginit(&["--nonsense"], &[]).0, Some(2));
     assert_eq!(nginit(&["--version"], &[]).1, format!("nginit {}\n", env!("CARGO_PKG_VERSION")));
 }
@@ -119,4 +119,7 @@ fn healthcheck_tells_whether_nginx_answers() {
     assert!(log.contains(&format!("nginit: nginx does not answer on 127.0.0.1:{}: ", site.port)), "{log}");
     let _nginit = site.start();
     assert_eq!(site.run(&["healthcheck"]), (Some(0), String::new()));
+    let mut spoilt = site.command(&["healthcheck"]);
+    spoilt.env("STATIC_BACKEND", "not;a;list").env("NGINIT_LISTEN", "127.0.0.1:1");
+    assert!(spoilt.status().unwrap().success(), "it asks what is live");
 }

@@ -29,7 +29,9 @@ fn hup_reads_lists_and_templates_anew() {
     nginit.reload();
     eventually("b answers", || (server_of(&site).as_deref() == Some("b")).then_some(()));
     assert!(
-        nginit.log().contains("nginit notice reload: generation 2 live, upstreams=1 servers=1 took_ms="),
+        nginit
+            .log()
+            .contains("nginit notice reload: generation 2 published, nginx reloads, upstreams=1 servers=1 took_ms="),
         "{}",
         nginit.log()
     );
@@ -85,7 +87,8 @@ fn what_is_bad_leaves_nginx_and_the_files_as_they_were() {
         let mut site = Site::new(&nginx);
         site.set_list(&a.entry());
         let nginit = site.start();
-        let workers = support::children(nginit.master());
+        let master = nginit.master();
+        let workers = eventually("two workers", || Some(support::children(master)).filter(|w| w.len() == 2));
         let mut before = site.conf_d();
         spoil(&site);
         nginit.reload();
@@ -116,7 +119,7 @@ fn a_good_input_after_a_bad_one_goes_live() {
     nginit.reload();
     site.write("list", &b.entry());
     nginit.reload();
-    assert!(nginit.log().contains("generation 2 live"), "{}", nginit.log());
+    assert!(nginit.log().contains("generation 2 published"), "{}", nginit.log());
     eventually("b answers", || (server_of(&site).as_deref() == Some("b")).then_some(()));
 }
 
@@ -133,7 +136,7 @@ fn many_hups_become_few_reloads_and_the_last_list_wins() {
     site.write("list", &b.entry());
     nginit.signal(Signal::HUP);
     eventually("b answers", || (server_of(&site).as_deref() == Some("b")).then_some(()));
-    assert!(nginit.count(" live, ") < 150, "{}", nginit.count(" live, "));
+    assert!(nginit.count(" published, ") < 150, "{}", nginit.count(" published, "));
 }
 
 #[test]
@@ -170,7 +173,7 @@ fn changing_lists_under_load_lose_no_request() {
     stop.store(true, Ordering::Relaxed);
     clients.into_iter().for_each(|client| client.join().unwrap());
     assert_eq!(failed.load(Ordering::Relaxed), 0, "{}", nginit.report());
-    assert_eq!((nginit.count(" live, "), nginit.count("reload: refused")), (18, 2), "{}", nginit.log());
+    assert_eq!((nginit.count(" published, "), nginit.count("reload: refused")), (18, 2), "{}", nginit.log());
 }
 
 #[test]
@@ -187,4 +190,49 @@ fn a_stop_during_a_reload_wins() {
         assert_eq!(nginit.code(), 0, "{}", nginit.report());
         assert!(!site.conf_d().contains_key(".nginit"), "{:?}", site.conf_d().keys());
     }
+}
+
+#[test]
+fn a_name_that_stops_resolving_keeps_its_addresses() {
+    let nginx = nginx_or_skip!();
+    let web = Backend::start("web");
+    let mut site = Site::new(&nginx);
+    site.write("hosts", "127.0.0.1 web.test\n");
+    site.set("HOSTS", site.path("hosts"));
+    site.set("STATIC_BACKEND", format!("web.test:{}", web.address.port()));
+    // nginit is PID 1 of a namespace in which /etc/hosts is a file of ours.
+    let script = "mount --bind \"$HOSTS\" /etc/hosts && exec \"$@\"";
+    let inner = site.command(&site.nginx_argv());
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(inner.get_program()).args(inner.get_args()).env_clear().envs(&site.env);
+    let nginit = support::Nginit::spawn(&site, support::as_pid_1(&command));
+    nginit.answers();
+    assert_eq!(server_of(&site).as_deref(), Some("web"), "{}", nginit.report());
+    site.write("hosts", "\n");
+    for generation in [2, 3] {
+        nginit.reload();
+        nginit.logs(&format!("generation {generation} published"));
+        assert_eq!(server_of(&site).as_deref(), Some("web"), "{}", nginit.report());
+    }
+    let said = format!("\"web.test:{}\" keeps its last addresses in static_backend", web.address.port());
+    assert_eq!(nginit.count(&said), 2, "{}", nginit.log());
+}
+
+#[test]
+fn a_hup_waits_for_an_nginx_that_waits_for_its_port() {
+    let nginx = nginx_or_skip!();
+    let (a, b) = (Backend::start("a"), Backend::start("b"));
+    let mut site = Site::new(&nginx);
+    site.set_list(&a.entry());
+    let taken = std::net::TcpListener::bind(("127.0.0.1", site.port)).unwrap();
+    let nginit = support::Nginit::spawn(&site, site.command(&site.nginx_argv()));
+    nginit.logs("try again to bind()");
+    site.write("list", &b.entry());
+    nginit.signal(Signal::HUP);
+    nginit.logs("generation 2 published");
+    // Half a second each, five times: longer than other signals are held.
+    eventually("nginx tries for long", || (nginit.count("try again to bind()") >= 4).then_some(()));
+    drop(taken);
+    nginit.answers();
+    eventually("b answers", || (server_of(&site).as_deref() == Some("b")).then_some(()));
 }

@@ -196,7 +196,7 @@ fn signals_that_come_while_nginx_starts_are_not_its_end() {
         nginit.signal(Signal::USR1);
         nginit.signal(Signal::HUP);
         nginit.answers();
-        nginit.logs("generation 2 live");
+        nginit.logs("generation 2 published");
         let site = site_with(&web, &nginx);
         let nginit = Nginit::spawn(&site, site.command(&site.nginx_argv()));
         nginit.logs("generation 1 starts nginx");

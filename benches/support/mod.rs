@@ -159,7 +159,7 @@ impl Site {
         let conf = main_conf(&dir);
         fs::write(dir.join("nginx.conf"), &conf)?;
         let argv: Vec<OsString> = vec!["nginx".into(), "-c".into(), dir.join("nginx.conf").into()];
-        let line = CommandLine::parse(argv.clone(), "nginx");
+        let line = CommandLine::parse(argv.clone(), None);
         cores.place(0);
         let workers = std::thread::available_parallelism()?.get();
         let workers = u16::try_from(workers)?;

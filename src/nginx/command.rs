@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use super::conf;
 
 /// What runs when no command is given.
-pub const DEFAULT: [&str; 3] = ["nginx", "-g", "daemon off;"];
+/// `daemon off` is not part of it: a main file may set it, and it is added where none does.
+pub const DEFAULT: [&str; 1] = ["nginx"];
 
 /// `argv`, or the default where it is empty.
 pub fn or_default(argv: Vec<OsString>) -> Vec<OsString> {
@@ -45,17 +46,24 @@ pub struct Options {
 }
 
 impl CommandLine {
-    /// Reads `argv`; `nginx` is what `NGINIT_NGINX` holds.
-    pub fn parse(argv: Vec<OsString>, nginx: &str) -> Self {
+    /// Reads `argv`; `nginx` is what `NGINIT_NGINX` holds, if anything.
+    pub fn parse(argv: Vec<OsString>, nginx: Option<&str>) -> Self {
         let file_name = |word: &OsString| Path::new(word).file_name().unwrap_or_default().to_owned();
-        let is_nginx =
-            |word: &OsString| ["nginx", "nginx-debug"].iter().any(|n| file_name(word) == *n) || word == nginx;
+        let is_nginx = |word: &OsString| {
+            ["nginx", "nginx-debug"].iter().any(|n| file_name(word) == *n) || nginx.is_some_and(|n| word == n)
+        };
         let entrypoint = argv.first().is_some_and(|w| file_name(w).to_string_lossy().contains("entrypoint"));
         let foreground = argv.iter().rposition(|w| w.to_string_lossy().contains("daemon off"));
-        let ends_as_nginx = |at: usize| at == 0 || entrypoint || foreground.is_some_and(|end| at < end);
+        let ends_as_nginx = |at: usize| at == 0 || (entrypoint && at == 1) || foreground.is_some_and(|end| at < end);
         let word = (0..argv.len()).rfind(|at| is_nginx(&argv[*at]) && ends_as_nginx(*at));
         let options = word.map(|word| Options::parse(&argv, word));
         Self { argv, nginx: options.filter(|options| !options.serves_nothing) }
+    }
+
+    /// The word that names nginx's binary.
+    pub fn nginx_word(&self) -> &str {
+        let word = self.nginx.as_ref().and_then(|options| self.argv.get(options.word)?.to_str());
+        word.unwrap_or(DEFAULT[0])
     }
 
     /// The command line with nginx's word replaced by the path of the binary, where nginx is the
@@ -167,7 +175,7 @@ mod tests {
     use super::*;
 
     fn line(words: &[&str]) -> CommandLine {
-        CommandLine::parse(words.iter().map(Into::into).collect(), "nginx")
+        CommandLine::parse(words.iter().map(Into::into).collect(), None)
     }
 
     fn with(words: &[&str], globals: &str) -> String {
@@ -185,6 +193,7 @@ mod tests {
             &["sh"][..],
             &["which", "nginx"],
             &["ls", "/etc/nginx"],
+            &["/docker-entrypoint.sh", "ls", "/etc/nginx"],
             &["nginx", "-v"],
             &["nginx", "-s", "stop"],
             &["nginx", "-tV"],
@@ -212,7 +221,10 @@ mod tests {
     #[test]
     fn our_globals_stand_in_front_of_the_commands_own() {
         let globals = "worker_processes 2;";
-        assert_eq!(with(&DEFAULT, globals), "/usr/sbin/nginx|-g|worker_processes 2; daemon off;");
+        assert_eq!(
+            with(&["nginx", "-g", "daemon off;"], globals),
+            "/usr/sbin/nginx|-g|worker_processes 2; daemon off;"
+        );
         assert_eq!(with(&["nginx", "-qgdaemon off;"], globals), "/usr/sbin/nginx|-qgworker_processes 2; daemon off;");
         assert_eq!(with(&["nginx"], globals), "/usr/sbin/nginx|-g|worker_processes 2;");
         assert_eq!(with(&["/entrypoint", "nginx"], globals), "/entrypoint|nginx|-g|worker_processes 2;");

@@ -19,6 +19,15 @@ pub fn sets(text: &str, directive: &str) -> bool {
         .any(|s| s.depth == 0 && s.words.first().is_some_and(|word| unquote(&text[word.clone()]) == directive))
 }
 
+/// The first argument of every statement `directive`, wherever it stands.
+pub fn arguments<'a>(text: &'a str, directive: &str) -> Vec<&'a str> {
+    let found = statements(text).into_iter().filter_map(|s| match &s.words[..] {
+        [word, argument, ..] if unquote(&text[word.clone()]) == directive => Some(unquote(&text[argument.clone()])),
+        _ => None,
+    });
+    found.collect()
+}
+
 /// `text` with every `include` of a path under `from` made one under `to`. Relative paths start at
 /// `base`, the directory of the main configuration file.
 /// Also says how many includes were changed.
@@ -125,6 +134,8 @@ mod tests {
     fn a_directive_counts_outside_of_blocks_and_comments() {
         assert!(sets(MAIN, "worker_processes") && sets(MAIN, "user") && sets(MAIN, "http"));
         assert!(!sets(MAIN, "daemon") && !sets(MAIN, "worker_connections"));
+        assert_eq!(arguments(MAIN, "include").len(), 3);
+        assert_eq!(arguments("http { server { listen 80 x; listen '[::]:80'; } }", "listen"), ["80", "[::]:80"]);
         assert!(sets("daemon off;", "daemon") && !sets("", "daemon") && !sets("x${daemon", "daemon"));
     }
 

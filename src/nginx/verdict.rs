@@ -35,6 +35,11 @@ fn advice(reason: &str) -> Option<&'static str> {
             "duplicate default server",
             "another file makes its server the default of the same port: remove default_server there, or set NGINIT_LISTEN",
         ),
+        (
+            "directive is duplicate",
+            "nginit gives nginx daemon, worker_processes and worker_shutdown_timeout unless nginx.conf itself sets them: \
+             set them there, not in a file that it includes",
+        ),
         ("duplicate upstream", "another file declares the same upstream: rename it there"),
         ("directive is not allowed here", "files of NGINIT_CONF_DIR must be included inside of http { }"),
     ];

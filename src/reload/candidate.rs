@@ -11,13 +11,15 @@ use crate::render;
 use crate::resolve;
 use crate::settings::error::SettingsErrors;
 use crate::settings::{self, Note, Settings};
-use crate::upstream::{Address, Files};
+use crate::upstream::{Address, Files, Resolved};
 
 /// A configuration that was rendered and not yet tested.
 #[derive(Debug)]
 pub struct Candidate {
     /// What it was made from.
     pub settings: Settings,
+    /// The addresses of the host names in it.
+    pub resolved: Resolved,
     /// Its files.
     pub files: Files,
     /// What the operator should know.
@@ -60,13 +62,14 @@ pub fn log_notes(notes: &[Note]) {
     }
 }
 
-/// Makes a candidate from what `env` and the files that it names say now.
+/// Makes a candidate from what `env` and the files that it names say now; a name that does not
+/// resolve keeps the addresses that are `known` of it.
 ///
 /// # Errors
 /// Faults of variables, of files that they name, or of a template.
-pub fn make(env: &Env, nginx: Version, generation: u64) -> Result<Candidate, Failure> {
+pub fn make(env: &Env, nginx: Version, generation: u64, known: &Resolved) -> Result<Candidate, Failure> {
     let (settings, notes) = settings(env)?;
-    render(env, settings, notes, nginx, generation)
+    render(env, settings, notes, nginx, generation, known)
 }
 
 /// Makes a candidate from settings that were read.
@@ -79,13 +82,16 @@ pub fn render(
     mut notes: Vec<Note>,
     nginx: Version,
     generation: u64,
+    known: &Resolved,
 ) -> Result<Candidate, Failure> {
     let refuse = |reason: String| Failure::new(Status::BadConfiguration, reason);
     let sources = inputs::templates(&settings.templates).map_err(|err| refuse(format!("{err:#}")))?;
     let ipv6 = Ipv6::of_kernel();
     let names = resolve::names(&settings.upstreams);
-    let (resolved, failed) =
+    let (mut resolved, failed) =
         if names.is_empty() { Default::default() } else { resolve::resolve(names, ipv6 == Ipv6::Routed) };
+    let kept = failed.keys().filter_map(|name| Some((name.clone(), known.get(name)?.clone())));
+    resolved.extend(kept);
     for (name, upstream) in &settings.upstreams {
         for server in &upstream.servers {
             let reason = match &server.address {
@@ -95,7 +101,9 @@ pub fn render(
             };
             if let Some(reason) = reason {
                 let (upstream, variable) = (name.upstream(), &upstream.variable);
-                let text = format!("\"{variable}\": \"{}\" is left out of {upstream}: {reason}", server.address);
+                let kept = matches!(&server.address, Address::Host(host, _) if resolved.contains_key(host));
+                let what = if kept { "keeps its last addresses in" } else { "is left out of" };
+                let text = format!("\"{variable}\": \"{}\" {what} {upstream}: {reason}", server.address);
                 notes.push(Note { level: Level::Warn, text });
             }
         }
@@ -111,7 +119,7 @@ pub fn render(
         generation,
     };
     let files = render::render(input).map_err(|err| refuse(err.to_string()))?;
-    Ok(Candidate { settings, files, notes })
+    Ok(Candidate { settings, resolved, files, notes })
 }
 
 /// What the kernel can do with IPv6.
@@ -130,7 +138,11 @@ impl Ipv6 {
     pub fn of_kernel() -> Self {
         let Ok(list) = fs::read_to_string("/proc/net/if_inet6") else { return Self::None };
         let loopback = format!("{:032x}", u128::from(Ipv6Addr::LOCALHOST));
-        let own = list.lines().any(|line| !line.is_empty() && !line.starts_with(&loopback));
+        // Columns: address, index, prefix length, scope, flags, device. Scope 20 is a link's own.
+        let column = |line: &str, at: usize| line.split_ascii_whitespace().nth(at).unwrap_or_default().to_owned();
+        let own = list
+            .lines()
+            .any(|line| column(line, 3) != "20" && !column(line, 0).is_empty() && column(line, 0) != loopback);
         if own { Self::Routed } else { Self::Loopback }
     }
 }

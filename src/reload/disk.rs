@@ -59,6 +59,11 @@ impl Disk {
             return err.to_string();
         }
         let dir = self.live.display();
+        if err.kind() == ErrorKind::ResourceBusy {
+            return format!(
+                "\"NGINIT_CONF_DIR\": a file in \"{dir}\" is a mount of its own: {err}; mount the directory"
+            );
+        }
         let remedy = "mount a writable directory there, for example with --tmpfs, or set NGINIT_CONF_DIR to one that nginx.conf includes";
         format!("\"NGINIT_CONF_DIR\": \"{dir}\" cannot be written: {err}; {remedy}")
     }
@@ -103,8 +108,8 @@ impl Disk {
         }
         let base = main.parent().unwrap_or(Path::new("/"));
         let refuse = |reason: String| io::Error::new(ErrorKind::InvalidInput, reason);
-        let text =
-            fs::read_to_string(main).map_err(|err| refuse(format!("{} cannot be read: {err}", main.display())))?;
+        let text = fs::read(main).map_err(|err| refuse(format!("{} cannot be read: {err}", main.display())))?;
+        let text = String::from_utf8_lossy(&text);
         let (text, changed) = conf::redirect_includes(&text, base, &self.live, &dir);
         if changed == 0 {
             let (main, live) = (main.display(), self.live.display());

@@ -38,9 +38,14 @@ pub struct ServerList {
     pub servers: Vec<Server>,
     /// The number of each server's entry in the list, from 1.
     pub entries: Vec<usize>,
-    /// Tokens that repeat an earlier entry in every respect and were dropped.
+    /// Tokens, in quotes, that repeat an earlier entry in every respect and were dropped; of many,
+    /// the first and how many more.
     pub repeated: Vec<String>,
 }
+
+/// Most entries of one list that are reported one by one. A file of millions of faults would
+/// otherwise be gigabytes of messages.
+const MOST_REPORTED: usize = 100;
 
 /// The servers of a list; `port` is that of entries that name none.
 ///
@@ -50,6 +55,7 @@ pub fn parse_servers(variable: &str, text: &str, port: NonZeroU16) -> Result<Ser
     let mut list = ServerList::default();
     let mut seen: BTreeMap<Address, usize> = BTreeMap::new();
     let mut errors = Vec::new();
+    let (mut more_errors, mut more_repeated) = (0, 0);
     for (index, token) in tokens(text).enumerate() {
         let parsed = parse_entry(token, port).and_then(|server| match seen.get(&server.address) {
             Some(&earlier) if list.servers[earlier].params != server.params => Err(fault(
@@ -59,12 +65,14 @@ pub fn parse_servers(variable: &str, text: &str, port: NonZeroU16) -> Result<Ser
             earlier => Ok((server, earlier.is_some())),
         });
         match parsed {
-            Ok((_, true)) => list.repeated.push(token.to_owned()),
+            Ok((_, true)) if list.repeated.len() < MOST_REPORTED => list.repeated.push(format!("\"{token}\"")),
+            Ok((_, true)) => more_repeated += 1,
             Ok((server, false)) => {
                 seen.insert(server.address.clone(), list.servers.len());
                 list.servers.push(server);
                 list.entries.push(index + 1);
             }
+            Err(_) if errors.len() >= MOST_REPORTED => more_errors += 1,
             Err((reason, remedy)) => errors.push(SettingsError {
                 variable: variable.to_owned(),
                 entry: Some(("server", index + 1)),
@@ -73,6 +81,13 @@ pub fn parse_servers(variable: &str, text: &str, port: NonZeroU16) -> Result<Ser
                 remedy,
             }),
         }
+    }
+    if more_repeated > 0 {
+        list.repeated.push(format!("each of {more_repeated} more"));
+    }
+    if more_errors > 0 {
+        let reason = format!("{more_errors} more entries are refused");
+        errors.push(SettingsError::new(variable, None, reason, "correct those above first"));
     }
     if errors.is_empty() { Ok(list) } else { Err(errors) }
 }
@@ -304,6 +319,11 @@ mod tests {
     #[test]
     fn a_repeated_entry_counts_once() {
         let list = parse_servers("X", "a b A:80 c", PORT).unwrap();
-        assert_eq!((list.servers.len(), list.entries, list.repeated), (3, vec![1, 2, 4], vec!["A:80".to_owned()]));
+        assert_eq!((list.servers.len(), list.entries, list.repeated), (3, vec![1, 2, 4], vec!["\"A:80\"".to_owned()]));
+        let list = parse_servers("X", &"a ".repeat(1000), PORT).unwrap();
+        assert_eq!((list.repeated.len(), list.repeated[100].as_str()), (101, "each of 899 more"));
+        let errors = parse_servers("X", &"; ".repeat(1000), PORT).unwrap_err();
+        assert_eq!(errors.len(), 101);
+        assert_eq!(errors[100].to_string(), "\"X\": 900 more entries are refused; correct those above first");
     }
 }

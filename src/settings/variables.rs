@@ -23,9 +23,13 @@ pub const DEFAULT_PORT: &str = "80";
 pub const DEFAULT_STATIC_ROUTE: &str = "/";
 /// Default of `DYNAMIC_ROUTE`: the demo's one resource, with and without the slash.
 pub const DEFAULT_DYNAMIC_ROUTE: &str = "=/api/student =/api/student/";
+/// Where nginx listens.
+pub const ENV_LISTEN: &str = "NGINIT_LISTEN";
 /// Default of `NGINIT_LISTEN`: every address of both families; the IPv6 one is left out where the
 /// kernel has no IPv6.
 pub const DEFAULT_LISTEN: &str = "80 [::]:80";
+/// Where the configuration is written to.
+pub const ENV_CONF_DIR: &str = "NGINIT_CONF_DIR";
 /// Default of `NGINIT_CONF_DIR`: what the official image's nginx.conf includes.
 pub const DEFAULT_CONF_DIR: &str = "/etc/nginx/conf.d";
 /// Default of `NGINIT_TEMPLATES`.
@@ -33,8 +37,8 @@ pub const DEFAULT_TEMPLATES: &str = "/etc/nginit/templates";
 /// nginx's binary. Named here, because whether a command is nginx is decided before all settings
 /// are read.
 pub const ENV_NGINX: &str = "NGINIT_NGINX";
-/// Default of `NGINIT_NGINX`: looked up in `PATH`.
-pub const DEFAULT_NGINX: &str = "nginx";
+/// Default of `NGINIT_NGINX`.
+pub const DEFAULT_NGINX: &str = "the command's own, else `nginx`";
 /// Default of `NGINIT_STOP`: what a user of `docker stop` expects.
 pub const DEFAULT_STOP: &str = "graceful";
 /// Default of `NGINIT_STOP_TIMEOUT`. Nine, because `docker stop` kills after ten and our own last
@@ -71,9 +75,9 @@ pub const UPSTREAM: &[Variable] = &[
 
 /// Variables of nginit itself.
 pub const NGINIT: &[Variable] = &[
-    variable("NGINIT_LISTEN", DEFAULT_LISTEN, "where nginx listens: a list of `PORT`, `IP:PORT` or `[IPv6]:PORT`"),
+    variable(ENV_LISTEN, DEFAULT_LISTEN, "where nginx listens: a list of `PORT`, `IP:PORT` or `[IPv6]:PORT`"),
     variable(
-        "NGINIT_CONF_DIR",
+        ENV_CONF_DIR,
         DEFAULT_CONF_DIR,
         "directory that the configuration is written to; nginx.conf must include its `*.conf`",
     ),

@@ -21,6 +21,7 @@ use crate::nginx::{Nginx, command::Options, verdict};
 use crate::reload::candidate::Candidate;
 use crate::reload::disk::Disk;
 use crate::reload::{self, candidate};
+use crate::upstream::Resolved;
 
 /// How often a program that does not catch a signal yet is looked at.
 const HELD_INTERVAL: Duration = Duration::from_millis(2);
@@ -73,6 +74,8 @@ pub struct Reloader {
     pub main: PathBuf,
     /// The configuration directory.
     pub disk: Disk,
+    /// The addresses of host names in what is live; they stay while a name does not resolve.
+    pub resolved: Resolved,
 }
 
 /// Supervises the child `pid` until the end, and returns the status to end with.
@@ -182,6 +185,7 @@ impl Shell {
         let mut program = None;
         for (pid, ended) in reaper::reap_all() {
             if pid == self.pid {
+                self.held.clear();
                 program = Some(Event::ChildEnded(ended));
             } else if self.tester.as_ref().is_some_and(|tester| tester.pid == pid) {
                 let result = self.judge(ended);
@@ -227,6 +231,7 @@ impl Shell {
             }
             Action::Signal(number) => {
                 if let Some(signal) = signals::from_number(number) {
+                    self.held.retain(|(held, _)| *held != signal);
                     self.held.push((signal, Instant::now() + LONGEST_HOLD));
                     self.deliver_held();
                 }
@@ -255,7 +260,8 @@ impl Shell {
 
     /// Sends the signals that the program can take. nginx needs some milliseconds before it
     /// catches any, and one that comes earlier would kill it. What is still not caught when its
-    /// time is over is dropped, but for a stop, which then is the plain one.
+    /// time is over is dropped, but for a stop, which then is the plain one, and a reload, which
+    /// waits: nginx may have read the old files already.
     fn deliver_held(&mut self) {
         let (pid, nginx, now) = (self.pid, self.reloader.is_some(), Instant::now());
         self.held.retain(|(signal, until)| {
@@ -266,7 +272,7 @@ impl Shell {
             if now >= *until && [Signal::QUIT, Signal::TERM].contains(signal) {
                 child::signal(pid, Signal::TERM);
             }
-            now < *until
+            *signal == Signal::HUP || now < *until
         });
     }
 
@@ -276,9 +282,10 @@ impl Shell {
         self.ticket = ticket;
         self.asked = Instant::now();
         let (env, version) = (reloader.env.clone(), reloader.nginx.facts.version);
+        let known = reloader.resolved.clone();
         let (tx, generation) = (self.tx.clone(), self.supervisor.generation() + 1);
         let work = move || {
-            let made = std::panic::catch_unwind(|| candidate::make(&env, version, generation));
+            let made = std::panic::catch_unwind(|| candidate::make(&env, version, generation, &known));
             let crash = |_| Err(Failure::new(Status::BadConfiguration, "rendering crashed; report this as a bug"));
             let _ = tx.send(Message::Rendered(ticket, Box::new(made.unwrap_or_else(crash))));
         };
@@ -325,14 +332,20 @@ impl Shell {
         log::line(
             Level::Notice,
             "reload",
-            &format!("generation {generation} live, {} took_ms={took}", candidate.counts()),
+            &format!("generation {generation} published, nginx reloads, {} took_ms={took}", candidate.counts()),
         );
+        if let Some(reloader) = &mut self.reloader {
+            reloader.resolved = candidate.resolved;
+        }
     }
 
     fn end(&self, end: End) -> Status {
         // As PID 1 the kernel does this for us; elsewhere workers of a killed master would stay.
         if self.reloader.is_some() {
             child::kill_group(self.pid);
+        }
+        if let Some(tester) = &self.tester {
+            let _ = std::fs::remove_file(&tester.output);
         }
         match end {
             End::Child(ended) => {

@@ -362,9 +362,10 @@ impl<'a> Nginit<'a> {
 
     /// HUP, and the wait until its outcome stands in the log.
     pub fn reload(&self) {
-        let before = self.count(" live, ") + self.count("reload: refused");
+        let before = self.count(" published, ") + self.count("reload: refused");
         self.signal(rustix::process::Signal::HUP);
-        let done = within(PATIENCE, || (self.count(" live, ") + self.count("reload: refused") > before).then_some(()));
+        let done =
+            within(PATIENCE, || (self.count(" published, ") + self.count("reload: refused") > before).then_some(()));
         assert!(done.is_some(), "the reload came to nothing\n{}", self.report());
     }
 
