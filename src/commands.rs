@@ -63,7 +63,8 @@ pub fn check(env: &Env, argv: Vec<OsString>) -> Result<Status, Failure> {
     let refuse = |reason: String| Failure::new(Status::BadConfiguration, reason);
     let line = CommandLine::parse(command::or_default(argv), env.text(variables::ENV_NGINX).as_deref());
     let options = line.nginx.as_ref();
-    let options = options.ok_or_else(|| refuse("the command is not nginx, there is nothing to check".to_owned()))?;
+    let options =
+        options.ok_or_else(|| Failure::new(Status::Usage, "the command is not nginx, there is nothing to check"))?;
     let mut found = None;
     let candidate = made(env, |settings| Ok(found.insert(find(settings, &line)?).facts.version))?;
     let nginx = found.ok_or_else(|| refuse("nginx was not looked for".to_owned()))?;
@@ -75,7 +76,10 @@ pub fn check(env: &Env, argv: Vec<OsString>) -> Result<Status, Failure> {
     let disk = Disk::staged_in(&candidate.settings.conf_dir, &dir.join("stage"));
     let tested = (|| {
         let staged = disk.stage(&candidate.files).and_then(|()| disk.stage_main(&candidate.files, &main));
-        let staged = staged.map_err(|err| refuse(format!("testing a copy in \"{}\": {err}", dir.display())))?;
+        let staged = staged.map_err(|err| match err.kind() {
+            io::ErrorKind::InvalidInput => refuse(disk.explain(&err)),
+            _ => refuse(format!("testing a copy in \"{}\": {err}", dir.display())),
+        })?;
         let args = options.test_args(&staged.main, "");
         let output = Command::new(&nginx.path).args(args).stdin(Stdio::null()).output();
         let output = output.map_err(|err| refuse(format!("nginx -t: {err}")))?;

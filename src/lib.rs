@@ -83,7 +83,9 @@ fn supervise(env: Env, argv: Vec<OsString>) -> Result<Status, Failure> {
 
 /// The start-up order of a command that is not nginx.
 fn supervise_plain(env: &Env, line: &CommandLine) -> Result<Status, Failure> {
-    if env.declares_upstreams() {
+    // `nginx -v` and the like only print something.
+    let names_nginx = line.argv.first().is_some_and(|word| word.to_string_lossy().ends_with("nginx"));
+    if env.declares_upstreams() && !names_nginx {
         let program = line.argv.first().map(|word| word.to_string_lossy()).unwrap_or_default();
         log::line(
             Level::Notice,
@@ -147,7 +149,7 @@ impl Main {
         let (_, includes) = nginx::conf::redirect_includes(&text, base, &settings.conf_dir, &settings.conf_dir);
         if includes == 0 && !text.is_empty() {
             let (main, dir) = (path.display(), settings.conf_dir.display());
-            let remedy = format!("add \"include {dir}/*.conf;\" to its http block, or set NGINIT_CONF_DIR");
+            let remedy = reload::disk::include_advice(&settings.conf_dir);
             log::line(
                 Level::Warn,
                 "nginx",

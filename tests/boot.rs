@@ -95,10 +95,11 @@ fn an_upstream_without_servers_answers_503_and_names_its_variable() {
 fn nothing_set_answers_503_and_says_what_to_set() {
     let nginx = nginx_or_skip!();
     let site = Site::new(&nginx);
-    let _nginit = site.start();
+    let nginit = site.start();
     let answer = get(site.port, "/").unwrap();
     assert_eq!(answer.status, 503);
     assert!(answer.body.contains("STATIC_BACKEND and DYNAMIC_BACKEND are unset"), "{}", answer.body);
+    assert!(nginit.log().contains("nginit warn settings: no upstream is declared"), "{}", nginit.log());
 }
 
 #[test]
@@ -254,6 +255,7 @@ fn a_port_in_use_ends_with_nginxs_message_and_status() {
 fn a_directory_that_cannot_be_written_gives_one_line_that_names_it() {
     let nginx = nginx_or_skip!();
     let mut site = Site::new(&nginx);
+    site.set("STATIC_BACKEND", "127.0.0.1:9");
     // /proc refuses root too.
     site.set("NGINIT_CONF_DIR", "/proc/nginit");
     site.write("nginx.conf", &site.main_conf("").replace("conf.d/*", "/proc/nginit/*"));
@@ -380,6 +382,7 @@ fn logs_can_be_json_and_quiet() {
     let nginx = nginx_or_skip!();
     let mut site = Site::new(&nginx);
     site.set("NGINIT_LOG_FORMAT", "json");
+    site.set("STATIC_BACKEND", "127.0.0.1:9");
     let nginit = site.start();
     assert!(
         nginit.log().starts_with("{\"program\":\"nginit\",\"level\":\"notice\",\"module\":\"nginx\""),

@@ -27,11 +27,22 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// How much it holds, for a line of the log.
+    /// How much it holds, for a line of the log: upstreams, addresses of servers, and entries that
+    /// have none.
     pub fn counts(&self) -> String {
         let upstreams = &self.settings.upstreams;
-        let servers: usize = upstreams.values().map(|upstream| upstream.servers.len()).sum();
-        format!("upstreams={} servers={servers}", upstreams.len())
+        let (mut servers, mut left_out) = (0, 0);
+        for server in upstreams.values().flat_map(|upstream| &upstream.servers) {
+            let addresses = match &server.address {
+                Address::Host(name, _) => self.resolved.get(name).map_or(0, Vec::len),
+                Address::Srv(_) => 0,
+                Address::Ip(_) | Address::Unix(_) => 1,
+            };
+            servers += addresses;
+            left_out += usize::from(addresses == 0);
+        }
+        let left_out = if left_out > 0 { format!(" left_out={left_out}") } else { String::new() };
+        format!("upstreams={} servers={servers}{left_out}", upstreams.len())
     }
 }
 
@@ -86,6 +97,10 @@ pub fn render(
 ) -> Result<Candidate, Failure> {
     let refuse = |reason: String| Failure::new(Status::BadConfiguration, reason);
     let sources = inputs::templates(&settings.templates).map_err(|err| refuse(format!("{err:#}")))?;
+    if settings.upstreams.is_empty() {
+        let text = "no upstream is declared: set STATIC_BACKEND, DYNAMIC_BACKEND, or NAME_BACKEND and NAME_ROUTE";
+        notes.push(Note { level: Level::Warn, text: text.to_owned() });
+    }
     let ipv6 = Ipv6::of_kernel();
     let names = resolve::names(&settings.upstreams);
     let (mut resolved, failed) =

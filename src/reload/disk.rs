@@ -113,7 +113,10 @@ impl Disk {
         let (text, changed) = conf::redirect_includes(&text, base, &self.live, &dir);
         if changed == 0 {
             let (main, live) = (main.display(), self.live.display());
-            return Err(refuse(format!("\"NGINIT_CONF_DIR\": {main} does not include {live}/*.conf")));
+            return Err(refuse(format!(
+                "\"NGINIT_CONF_DIR\": {main} does not include {live}/*.conf; {}",
+                include_advice(&self.live)
+            )));
         }
         let root = self.stage.join("main");
         fs::create_dir_all(&root)?;
@@ -229,6 +232,11 @@ impl Disk {
         let names = read_dir_or_none(&self.live)?.into_iter().filter_map(|e| e.file_name().into_string().ok());
         Ok(names.filter(|name| !files.contains_key(name) && is_ours(&self.live.join(name))).collect())
     }
+}
+
+/// What to do about a main file that does not include `dir`.
+pub fn include_advice(dir: &Path) -> String {
+    format!("add \"include {}/*.conf;\" to its http block, or set NGINIT_CONF_DIR", dir.display())
 }
 
 /// Whether an earlier run rendered the file.

@@ -110,8 +110,15 @@ pub fn finish(text: String) -> Result<String, String> {
 /// Texts with a line break or another control character, with `$`, or that start with a character
 /// which ends an argument: in a template that puts its own quotes around the filter, those could
 /// leave the argument; all others make nginx refuse such a template.
-pub fn quote(value: &str) -> Result<Value, Error> {
+pub fn quote(value: &Value) -> Result<Value, Error> {
     let refuse = |detail: String| Err(Error::new(ErrorKind::InvalidOperation, detail));
+    if value.is_undefined() {
+        return Err(Error::from(ErrorKind::UndefinedError));
+    }
+    let text = value.to_string();
+    let Some(value) = value.as_str().or_else(|| value.is_number().then_some(text.as_str())) else {
+        return refuse("only texts and numbers are quoted".to_owned());
+    };
     if let Some(c) = value.chars().find(|c| c.is_control() || *c == '$') {
         return refuse(format!("nginx has no way to quote a value with the character {c:?}"));
     }
@@ -128,6 +135,7 @@ mod tests {
 
     #[test]
     fn quoting_escapes_what_would_end_the_argument() {
+        let quote = |text: &str| quote(&Value::from(text));
         assert_eq!(quote("a b;c{d}\"e\\f'#").unwrap().to_string(), "\"a b;c{d}\\\"e\\\\f\\'#\"");
         assert_eq!(quote("").unwrap().to_string(), "\"\"");
         for bad in ["a\nb", "$host", "a$b", " a", ";a", "{a", "\u{0}", "\u{7f}"] {

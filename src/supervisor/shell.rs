@@ -349,9 +349,15 @@ impl Shell {
         }
         match end {
             End::Child(ended) => {
-                // Whoever runs a shell sees its end.
-                let level = if self.reloader.is_some() { Level::Info } else { Level::Debug };
-                log::line(level, "supervisor", &format!("the program ended, status {}", ended.code()));
+                let (level, text) = match ended {
+                    Ended::Signal(number) => (Level::Error, format!("nginx was ended by signal {number}")),
+                    Ended::Status(0) => (Level::Info, "nginx ended, status 0".to_owned()),
+                    Ended::Status(code) => (Level::Error, format!("nginx ended, status {code}")),
+                };
+                // Whoever runs another program, such as a shell, sees its end.
+                if self.reloader.is_some() {
+                    log::line(level, "supervisor", &text);
+                }
                 Status::Child(ended.code())
             }
             End::BadConfiguration(reason) => {
