@@ -26,6 +26,9 @@ use crate::upstream::Resolved;
 /// How often a program that does not catch a signal yet is looked at.
 const HELD_INTERVAL: Duration = Duration::from_millis(2);
 
+/// The same, once it has been held for long.
+const LONG_HELD_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Longest time that a signal is held: a second is more than nginx takes to start, and what does
 /// not catch it by then, such as a script in front of nginx, is not going to.
 const LONGEST_HOLD: Duration = Duration::from_secs(1);
@@ -172,7 +175,9 @@ impl Shell {
 
     fn receive(&mut self) -> Option<Message> {
         self.deliver_held();
-        let again = (!self.held.is_empty()).then(|| Instant::now() + HELD_INTERVAL);
+        let now = Instant::now();
+        let interval = |until: &Instant| if now < *until { HELD_INTERVAL } else { LONG_HELD_INTERVAL };
+        let again = self.held.iter().map(|(_, until)| now + interval(until)).min();
         let message = match self.supervisor.deadline().into_iter().chain(again).min() {
             Some(deadline) => self.rx.recv_timeout(deadline.saturating_duration_since(Instant::now())),
             None => self.rx.recv().map_err(|_| RecvTimeoutError::Disconnected),
