@@ -244,8 +244,8 @@ impl Shell {
             Action::KillGroup => child::kill_group(self.pid),
             Action::KillTest(pid) => child::kill_group(pid),
             Action::ReportLive(generation) => {
-                self.report_live(generation);
                 self.drop_staged();
+                self.report_live(generation);
             }
             Action::ReportRefused(generation, reason) => {
                 let reason = reason.trim_end();
