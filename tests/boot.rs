@@ -322,7 +322,8 @@ fn nginx_starts_with_clean_signals_in_a_group_of_its_own() {
     nginit.answers();
     let master = nginit.master();
     let bits = |pid, name| u64::from_str_radix(&status_line(pid, name), 16).unwrap();
-    assert_eq!(bits(master, "SigBlk"), 0);
+    // A newer C library blocks all for the moment of a fork.
+    eventually("no signal is blocked", || (bits(master, "SigBlk") == 0).then_some(()));
     // nginx itself ignores PIPE and SYS; from 32 on, libraries use signals for themselves.
     let own = 1 << (13 - 1) | 1 << (31 - 1);
     assert_eq!(bits(master, "SigIgn") & 0x7fff_ffff & !own, 0, "{}", status_line(master, "SigIgn"));
@@ -423,13 +424,18 @@ fn the_nginx_of_the_command_runs_and_no_other() {
     let mut site = Site::new(&nginx);
     site.env.remove(std::ffi::OsStr::new("NGINIT_NGINX"));
     site.set("PATH", "/nowhere");
+    // A wrapper, which says nothing of its version without being run.
     let own = site.path("nginx");
-    std::os::unix::fs::symlink(&nginx, &own).unwrap();
-    let argv: Vec<OsString> = vec![own.clone().into(), "-c".into(), site.path("nginx.conf").into()];
+    site.set("SEEN", site.path("seen"));
+    site.write(
+        "nginx",
+        &format!("#!/bin/sh\n[ \"$1\" = -V ] || echo \"$1\" > \"$SEEN\"\nexec {} \"$@\"\n", nginx.display()),
+    );
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).unwrap();
+    let argv: Vec<OsString> = vec![own.into(), "-c".into(), site.path("nginx.conf").into()];
     let nginit = Nginit::spawn(&site, site.command(&argv));
     nginit.answers();
-    let title = fs::read_to_string(format!("/proc/{}/cmdline", nginit.master())).unwrap();
-    assert!(title.contains(own.to_str().unwrap()), "{title}");
+    assert_eq!(fs::read_to_string(site.path("seen")).unwrap(), "-c\n");
     drop(nginit);
     let (code, log) = site.run(&["nginx"]);
     assert_eq!(code, Some(127), "{log}");
