@@ -14,7 +14,7 @@ use crate::exit::{Failure, Status};
 use crate::healthcheck;
 use crate::inputs::Env;
 use crate::nginx::command::{self, CommandLine};
-use crate::nginx::{self, Nginx, conf, facts::Version, verdict};
+use crate::nginx::{self, conf, facts::Version, verdict};
 use crate::reload::candidate::{self, Candidate};
 use crate::reload::disk::Disk;
 use crate::settings::{self, Settings, variables};
@@ -32,18 +32,14 @@ fn made(env: &Env, version: impl FnOnce(&Settings) -> Result<Version, Failure>) 
     Ok(candidate)
 }
 
-/// nginx, as the settings name it, else as the command does.
-fn find(settings: &Settings, line: &CommandLine) -> Result<Nginx, Failure> {
-    nginx::find(settings.nginx.as_deref().unwrap_or(line.nginx_word()))
-}
-
 /// Prints the configuration, or writes it into `out`.
 ///
 /// # Errors
 /// What keeps it from being rendered, printed or written.
 pub fn render(env: &Env, out: Option<&Path>) -> Result<Status, Failure> {
     let line = CommandLine::parse(command::or_default(Vec::new()), None);
-    let candidate = made(env, |settings| Ok(find(settings, &line).map_or(OLDEST_NGINX, |nginx| nginx.facts.version)))?;
+    let candidate =
+        made(env, |settings| Ok(nginx::find_for(settings, &line).map_or(OLDEST_NGINX, |nginx| nginx.facts.version)))?;
     let Some(dir) = out else {
         let mut text = String::new();
         for (name, file) in &candidate.files {
@@ -66,7 +62,7 @@ pub fn check(env: &Env, argv: Vec<OsString>) -> Result<Status, Failure> {
     let options =
         options.ok_or_else(|| Failure::new(Status::Usage, "the command is not nginx, there is nothing to check"))?;
     let mut found = None;
-    let candidate = made(env, |settings| Ok(found.insert(find(settings, &line)?).facts.version))?;
+    let candidate = made(env, |settings| Ok(found.insert(nginx::find_for(settings, &line)?).facts.version))?;
     let nginx = found.ok_or_else(|| refuse("nginx was not looked for".to_owned()))?;
     let main = options.main_conf(&nginx.facts);
 
@@ -151,9 +147,9 @@ pub fn help(topic: Option<&str>) -> Result<Status, Failure> {
 
 /// Writes to stdout; a reader that has enough, such as `head`, is no fault.
 fn print(text: &str) -> Result<Status, Failure> {
-    let mut out = std::io::stdout().lock();
+    let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => {
+        Err(err) if err.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::new(Status::Failure, format!("writing to stdout: {err}")))
         }
         _ => Ok(Status::Success),

@@ -113,7 +113,7 @@ fn supervise_nginx(env: Env, line: &CommandLine, options: Options) -> Result<Sta
 fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Supervisor, Pid, Reloader), Failure> {
     let (settings, notes) = candidate::settings(&env)?;
     log::init(settings.log, settings.log_format);
-    let nginx = nginx::find(settings.nginx.as_deref().unwrap_or(line.nginx_word()))?;
+    let nginx = nginx::find_for(&settings, line)?;
     let main = Main::read(&options, &nginx, &settings);
     let globals = options.missing_globals(&main.text, || workers(&settings));
 

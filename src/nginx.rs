@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::exit::{Failure, Status};
+use crate::settings::Settings;
+use command::CommandLine;
 use facts::Facts;
 
 /// An nginx that can be run.
@@ -24,6 +26,14 @@ pub struct Nginx {
     pub path: PathBuf,
     /// What it is.
     pub facts: Facts,
+}
+
+/// Finds the binary that the settings name, else the one that the command does.
+///
+/// # Errors
+/// As those of [`find`].
+pub fn find_for(settings: &Settings, line: &CommandLine) -> Result<Nginx, Failure> {
+    find(settings.nginx.as_deref().unwrap_or(line.nginx_word()))
 }
 
 /// Finds the binary `name`, a path or a name in `PATH`, and reads what it is.

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Enumerator, Object, Serde};
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value, context};
-use serde::Serialize;
 
 use crate::nginx::facts::Version;
 use crate::render::quote::Written;
@@ -170,33 +169,18 @@ fn context_of(input: Input<'_>) -> Value {
         locations,
         settings => context! { listen, access_log => Value::from(Serde(settings.access_log)) },
         env => Value::from(Serde(input.env)),
-        nginx => Value::from(Serde(NginxContext::new(input.nginx))),
+        nginx => context! {
+            version => input.nginx.to_string(),
+            features => context! { keepalive_min_timeout => input.nginx.has_keepalive_min_timeout() },
+        },
         generation => input.generation,
     }
 }
 
 /// Where nginx listens: the default shrinks to what the kernel has, what was asked for does not.
-pub fn listen(settings: &Settings, ipv6: bool) -> impl Iterator<Item = &Listen> {
+fn listen(settings: &Settings, ipv6: bool) -> impl Iterator<Item = &Listen> {
     let all = ipv6 || !settings.listen_is_default;
     settings.listen.iter().filter(move |l| all || l.address.is_none_or(|a| a.is_ipv4()))
-}
-
-#[derive(Serialize)]
-struct NginxContext {
-    version: String,
-    features: Features,
-}
-
-#[derive(Serialize)]
-struct Features {
-    keepalive_min_timeout: bool,
-}
-
-impl NginxContext {
-    fn new(version: Version) -> Self {
-        let features = Features { keepalive_min_timeout: version.has_keepalive_min_timeout() };
-        Self { version: version.to_string(), features }
-    }
 }
 
 /// One address of a server, as templates see it. An object rather than a map, because there can be
@@ -240,8 +224,9 @@ impl Object for Peer {
     }
 }
 
-/// Every address of every server, once: a name may have an address that is listed too. Where only backups are left, because the names of the others do
-/// not resolve, they are no backups: nginx refuses a group of backups alone.
+/// Every address of every server, once: a name may have an address that is listed too. Where only
+/// backups are left, because the names of the others do not resolve, they are no backups: nginx
+/// refuses a group of backups alone.
 fn peers(upstream: &Upstream, resolved: &Resolved) -> Vec<Peer> {
     let mut peers = Vec::with_capacity(upstream.servers.len());
     let listed = upstream.servers.iter().filter_map(|s| if let Address::Ip(ip) = s.address { Some(ip) } else { None });

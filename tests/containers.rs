@@ -130,14 +130,9 @@ impl Load {
     }
 }
 
-#[test]
-#[ignore = "needs a Docker engine; run by ./setup.sh test"]
-fn hup_switches_servers_and_loses_no_request() {
-    let servers = servers(1, 2);
-    let lists = Mounted::new();
-    let entry = |n: usize| format!("{}:8080\n", servers.apis[n].name);
-    lists.put("dynamic", &entry(0));
-    let proxy = Container::run(
+/// The proxy on the network of `servers`, with its dynamic list in the file `dynamic` of `lists`.
+fn proxy_with_list(servers: &Servers, lists: &Mounted) -> Container {
+    Container::run(
         "proxy",
         &[
             "--network",
@@ -152,7 +147,17 @@ fn hup_switches_servers_and_loses_no_request() {
             ANY_PORT,
             &images().nginit,
         ],
-    );
+    )
+}
+
+#[test]
+#[ignore = "needs a Docker engine; run by ./setup.sh test"]
+fn hup_switches_servers_and_loses_no_request() {
+    let servers = servers(1, 2);
+    let lists = Mounted::new();
+    let entry = |n: usize| format!("{}:8080\n", servers.apis[n].name);
+    lists.put("dynamic", &entry(0));
+    let proxy = proxy_with_list(&servers, &lists);
     let port = proxy.port(80);
     assert_eq!(proxy.answers(port, "/api/student").server, "dynamic-1:8080");
 
@@ -173,22 +178,7 @@ fn hup_with_a_bad_list_keeps_the_servers_and_says_why() {
     let servers = servers(1, 1);
     let lists = Mounted::new();
     lists.put("dynamic", &servers.api_list());
-    let proxy = Container::run(
-        "proxy",
-        &[
-            "--network",
-            &servers.network.name,
-            "-v",
-            &lists.at("/lists"),
-            "-e",
-            &format!("STATIC_BACKEND={}", servers.site_list()),
-            "-e",
-            "DYNAMIC_BACKEND_FILE=/lists/dynamic",
-            "-p",
-            ANY_PORT,
-            &images().nginit,
-        ],
-    );
+    let proxy = proxy_with_list(&servers, &lists);
     let port = proxy.port(80);
     proxy.answers(port, "/api/student");
     let files = "cd /etc/nginx/conf.d && find . -type f | sort && cat ./*.conf && stat -c %i default.conf";

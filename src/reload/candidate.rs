@@ -154,10 +154,11 @@ impl Ipv6 {
         let Ok(list) = fs::read_to_string("/proc/net/if_inet6") else { return Self::None };
         let loopback = format!("{:032x}", u128::from(Ipv6Addr::LOCALHOST));
         // Columns: address, index, prefix length, scope, flags, device. Scope 20 is a link's own.
-        let column = |line: &str, at: usize| line.split_ascii_whitespace().nth(at).unwrap_or_default().to_owned();
-        let own = list
-            .lines()
-            .any(|line| column(line, 3) != "20" && !column(line, 0).is_empty() && column(line, 0) != loopback);
+        let own = list.lines().any(|line| {
+            let mut columns = line.split_ascii_whitespace();
+            let (address, scope) = (columns.next(), columns.nth(2));
+            address.is_some_and(|address| address != loopback) && scope != Some("20")
+        });
         if own { Self::Routed } else { Self::Loopback }
     }
 }

@@ -73,8 +73,8 @@ impl Disk {
     }
 
     /// Where a test of the candidate writes what it prints.
-    pub fn test_output(&self, name: &str) -> PathBuf {
-        self.stage.join(name)
+    pub fn test_output(&self) -> PathBuf {
+        self.stage.join("output")
     }
 
     /// Writes the candidate aside.

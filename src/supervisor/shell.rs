@@ -308,7 +308,7 @@ impl Shell {
         let staged = disk.stage(&candidate.files).and_then(|()| disk.stage_main(&candidate.files, &reloader.main));
         let staged = staged.map_err(|err| disk.explain(&err))?;
         let args = reloader.options.test_args(&staged.main, &reloader.globals);
-        let output = disk.test_output("output");
+        let output = disk.test_output();
         let pid = child::spawn_test(&reloader.nginx.path, &args, &output).map_err(|err| format!("nginx -t: {err}"))?;
         self.tester = Some(Tester { pid, output, shown: staged.shown });
         Ok(pid)
