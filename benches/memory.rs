@@ -46,12 +46,16 @@ fn main() -> Outcome<()> {
     let nothing = |_: &Running| Ok(());
 
     let reload = |site: &Site, times: usize| {
-        let stderr = site.dir.clone();
+        let dir = site.dir.clone();
         move |running: &Running| {
+            // A number that is printed makes each of them a change.
+            let templates = dir.join("none");
+            fs::create_dir_all(&templates)?;
+            fs::write(templates.join("count.conf.j2"), "# {{ generation }}\n")?;
             for generation in 2..times + 2 {
                 running.signal(Signal::HUP);
                 let said = format!("generation {generation} live");
-                let stderr = stderr.join("stderr");
+                let stderr = dir.join("stderr");
                 support::eventually(&said, || Ok(fs::read_to_string(&stderr)?.contains(&said)))?;
             }
             Ok(())

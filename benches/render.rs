@@ -13,7 +13,8 @@ use std::time::Instant;
 use nginit::cli::Cli;
 use nginit::inputs::Env;
 use nginit::nginx::{self, facts::Version};
-use nginit::reload::candidate;
+use nginit::peers::{self, Peers};
+use nginit::reload::candidate::{self, Known};
 use nginit::reload::disk::Disk;
 use nginit::render::{self, Input};
 use nginit::settings;
@@ -35,13 +36,14 @@ fn main() -> Outcome<()> {
         // Small ones are short: more of them cost nothing and steady the median.
         let runs = if servers < 1_000 { runs * 10 } else { runs };
         let env = env(dir.path(), servers)?;
-        let whole = measure(runs, || Ok(candidate::make(&env, NGINX, 1, &Resolved::new())?.files))?;
+        let whole = measure(runs, || Ok(candidate::make(&env, NGINX, 1, &Known::default())?.files))?;
         let read = measure(runs, || Ok(env.read()))?;
         let vars = env.read().vars;
         let parse = measure(runs, || Ok(settings::parse(&vars)?))?;
         let (settings, _) = settings::parse(&vars)?;
-        let render = measure(runs, || Ok(render::render(input(&settings))?))?;
-        let files = render::render(input(&settings))?;
+        let peers = peers::peers(&settings.upstreams, &Resolved::new());
+        let render = measure(runs, || Ok(render::render(input(&settings, &peers))?))?;
+        let files = render::render(input(&settings, &peers))?;
         let lines = files.values().flat_map(|text| text.lines()).filter(|l| l.starts_with("    server ")).count();
         if lines != servers {
             return Err(format!("{lines} servers were rendered out of {servers}").into());
@@ -74,7 +76,7 @@ fn steps(dir: &Path, runs: usize) -> Outcome<()> {
         }
         None => println!("its version is not read"),
     }
-    let files = candidate::make(&env(dir, 2)?, NGINX, 1, &Resolved::new())?.files;
+    let files = candidate::make(&env(dir, 2)?, NGINX, 1, &Known::default())?.files;
     let live = dir.join("live");
     fs::create_dir_all(&live)?;
     let disk = Disk::new(&live);
@@ -93,10 +95,9 @@ fn env(dir: &Path, servers: usize) -> Outcome<Env> {
     ]))
 }
 
-fn input(settings: &settings::Settings) -> Input<'_> {
+fn input<'a>(settings: &'a settings::Settings, peers: &'a Peers) -> Input<'a> {
     static NONE: BTreeMap<String, String> = BTreeMap::new();
-    static NAMES: BTreeMap<nginit::upstream::HostName, Vec<std::net::IpAddr>> = BTreeMap::new();
-    Input { settings, resolved: &NAMES, sources: &NONE, env: &NONE, nginx: NGINX, ipv6: true, generation: 1 }
+    Input { settings, peers, sources: &NONE, env: &NONE, nginx: NGINX, ipv6: true, generation: 1 }
 }
 
 /// Microseconds of each run, after one that is not counted.

@@ -2,8 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+
+use crate::settings;
 
 /// The PID 1 that nginx deserves: it turns lists of backends in the environment into nginx's
 /// upstreams, runs nginx, and keeps the two in step.
@@ -25,13 +28,14 @@ pub struct Cli {
 const AFTER_HELP: &str = "\
 Any other COMMAND is run, as with `nginit run COMMAND`. Without one, it is nginx, in the foreground.
 
-Example:
-  docker run -e STATIC_BACKEND='web1 web2' -e DYNAMIC_BACKEND='api1:8080 api2:8080' -p 7777:80 nginit
+Examples:
+  docker run --name proxy -e STATIC_BACKEND='web1 web2' -e DYNAMIC_BACKEND='api1:8080 api2:8080' -p 7777:80 nginit
+  docker exec proxy nginit reload --wait
 
 Variables: nginit help env";
 
 /// The names of our commands.
-const OWN: [&str; 5] = ["run", "render", "check", "healthcheck", "help"];
+const OWN: [&str; 7] = ["run", "reload", "status", "render", "check", "healthcheck", "help"];
 
 /// What nginit can be asked to do.
 #[derive(Debug, Subcommand)]
@@ -44,6 +48,28 @@ pub enum Commands {
         /// Program and arguments [default: nginx, in the foreground]
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<OsString>,
+    },
+    /// Have the running nginit read everything anew and reload nginx
+    ///
+    /// Run it where nginit runs: docker exec CONTAINER nginit reload --wait. Ends with 0 once the
+    /// reload was taken, or 1 if no nginit answers. With --wait, ends with 0 if the new generation
+    /// is live or nothing has changed, 1 with nginx's reason if it was refused, 2 if the time is over.
+    Reload {
+        /// Wait for its outcome
+        #[arg(long)]
+        wait: bool,
+        /// Longest wait, such as 500ms or 1m30s; 0 waits for ever
+        #[arg(long, value_name = "T", default_value = "60s", value_parser = parse_time)]
+        timeout: Duration,
+    },
+    /// Show what the running nginit does: generation, upstreams, reloads
+    ///
+    /// Run it where nginit runs: docker exec CONTAINER nginit status. Ends with 1 if no nginit
+    /// answers.
+    Status {
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Print the configuration that would be written, and touch nothing
     Render {
@@ -72,6 +98,10 @@ pub enum Commands {
     /// A command that is none of ours.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
+}
+
+fn parse_time(text: &str) -> Result<Duration, &'static str> {
+    settings::parse_duration(text).ok_or("is not a time such as 60s, 500ms or 1m30s")
 }
 
 impl Cli {
@@ -121,6 +151,22 @@ mod tests {
         assert!(
             matches!(read(&["run", "--", "sh", "--help"]), Commands::Run { command } if command == ["sh", "--help"])
         );
+        assert!(
+            matches!(read(&["run", "reload", "--wait"]), Commands::Run { command } if command == ["reload", "--wait"])
+        );
+        assert!(matches!(read(&["run", "--", "status"]), Commands::Run { command } if command == ["status"]));
         assert!(Cli::read(["nginit".into()]).unwrap().command.is_none());
+    }
+    #[test]
+    fn a_reload_waits_in_nginx_own_time_syntax() {
+        let waits = |words: &[&str]| match read(words) {
+            Commands::Reload { wait, timeout } => (wait, timeout.as_millis()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(waits(&["reload"]), (false, 60_000));
+        assert_eq!(waits(&["reload", "--wait", "--timeout", "1m500ms"]), (true, 60_500));
+        assert_eq!(waits(&["reload", "--wait", "--timeout=0"]), (true, 0));
+        let err = Cli::read(["nginit", "reload", "--timeout", "soon"].map(OsString::from)).unwrap_err();
+        assert!(err.to_string().contains("is not a time such as 60s, 500ms or 1m30s"), "{err}");
     }
 }

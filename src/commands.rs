@@ -1,4 +1,4 @@
-//! The commands that end by themselves: render, check, healthcheck, help.
+//! The commands that end by themselves: reload, status, render, check, healthcheck, help.
 
 use std::ffi::OsString;
 use std::fs;
@@ -6,28 +6,39 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use clap::CommandFactory;
 
+use crate::admin::client::{self, AskError};
+use crate::admin::{ReloadResult, Reply, Request};
+use crate::ask;
 use crate::cli::Cli;
 use crate::exit::{Failure, Status};
-use crate::healthcheck;
 use crate::inputs::Env;
 use crate::nginx::command::{self, CommandLine};
 use crate::nginx::{self, conf, facts::Version, verdict};
-use crate::reload::candidate::{self, Candidate};
+use crate::reload::candidate::{self, Candidate, Known};
 use crate::reload::disk::Disk;
+use crate::reload::state;
 use crate::settings::{self, Settings, variables};
-use crate::upstream::{Listen, Resolved};
+use crate::upstream::Listen;
+
+/// Longest wait for an answer that takes no time.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What `render` assumes of nginx where none is installed: the oldest version that is supported.
 const OLDEST_NGINX: Version = Version(1, 22, 0);
 
-/// A candidate from what the environment says now, for the nginx whose version `version` tells.
+/// A candidate from what the environment says now, with the slots that a start would find, for the
+/// nginx whose version `version` tells.
 fn made(env: &Env, version: impl FnOnce(&Settings) -> Result<Version, Failure>) -> Result<Candidate, Failure> {
-    let (settings, notes) = candidate::settings(env)?;
+    let (settings, mut notes) = candidate::settings(env)?;
     let version = version(&settings)?;
-    let candidate = candidate::render(env, settings, notes, version, 1, &Resolved::new())?;
+    let (slots, note) = state::read(Disk::new(&settings.conf_dir).private());
+    notes.extend(note);
+    let known = Known { slots, ..Known::default() };
+    let candidate = candidate::render(env, settings, notes, version, 1, &known)?;
     candidate::log_notes(&candidate.notes);
     Ok(candidate)
 }
@@ -48,7 +59,7 @@ pub fn render(env: &Env, out: Option<&Path>) -> Result<Status, Failure> {
         return print(&text);
     };
     let refuse = |err| Failure::new(Status::Failure, format!("\"{}\" cannot be written: {err}", dir.display()));
-    Disk::new(dir).write(&candidate.files).map(|_| Status::Success).map_err(refuse)
+    Disk::new(dir).write_out(&candidate.files).map(|()| Status::Success).map_err(refuse)
 }
 
 /// Validates everything, nginx's own opinion included, on a copy aside.
@@ -109,7 +120,7 @@ pub fn healthcheck(env: &Env) -> Result<Status, Failure> {
     let refuse = |reason: String| Failure::new(Status::Failure, reason);
     let listen = live_listen(env).or_else(|| first_listen(env));
     let listen = listen.ok_or_else(|| refuse("it is not known where nginx listens; see NGINIT_LISTEN".to_owned()))?;
-    healthcheck::ask(&listen).map_err(|err| refuse(format!("nginx does not answer on {listen}: {err}")))?;
+    ask::ping(&listen).map_err(|err| refuse(format!("nginx does not answer on {listen}: {err}")))?;
     Ok(Status::Success)
 }
 
@@ -124,6 +135,64 @@ fn live_listen(env: &Env) -> Option<Listen> {
 fn first_listen(env: &Env) -> Option<Listen> {
     let text = env.text(variables::ENV_LISTEN).unwrap_or_else(|| variables::DEFAULT_LISTEN.to_owned());
     settings::tokens(&text).find_map(settings::parse_listen_entry)
+}
+
+/// Has the running nginit reload, and waits for its outcome if asked to, for as long as `timeout`;
+/// zero is for ever.
+///
+/// # Errors
+/// That nobody answers, the reason of a refusal, or that the time is over.
+pub fn reload(env: &Env, wait: bool, timeout: Duration) -> Result<Status, Failure> {
+    match ask(env, &Request::Reload { wait }, timeout)? {
+        Reply::Outcome(outcome) if outcome.result == ReloadResult::Refused => {
+            Err(Failure::new(Status::Failure, outcome.to_string()))
+        }
+        Reply::Outcome(outcome) => print(&format!("{outcome}\n")),
+        Reply::Accepted | Reply::Status(_) => print("taken; nginit status tells what came of it\n"),
+    }
+}
+
+/// Prints how the running nginit does.
+///
+/// # Errors
+/// That nobody answers.
+pub fn status(env: &Env, json: bool) -> Result<Status, Failure> {
+    let reply = ask(env, &Request::Status, STATUS_TIMEOUT);
+    // Status 2 is for a reload alone.
+    let reply = reply.map_err(|failure| Failure { status: Status::Failure, ..failure })?;
+    match reply {
+        Reply::Status(status) if !json => print(&status.to_string()),
+        reply => {
+            let text = reply.to_json().map_err(|err| Failure::new(Status::Failure, err.to_string()))?;
+            print(&(text + "\n"))
+        }
+    }
+}
+
+/// Asks the nginit that runs beside this one.
+fn ask(env: &Env, request: &Request, timeout: Duration) -> Result<Reply, Failure> {
+    let control = variables::ENV_CONTROL;
+    let path = env.text(control).unwrap_or_else(|| variables::DEFAULT_CONTROL.to_owned());
+    if path == "off" {
+        let reason = format!("{control} is off, so no nginit can be asked; docker kill -s HUP CONTAINER reloads too");
+        return Err(Failure::new(Status::Failure, reason));
+    }
+    let limit = Some(timeout).filter(|time| !time.is_zero());
+    client::ask(Path::new(&path), request, limit).map_err(|err| match err {
+        AskError::Unreachable(err) => {
+            let remedy = match err.kind() {
+                io::ErrorKind::PermissionDenied => "run this as the user that nginit runs as".to_owned(),
+                _ => format!(
+                    "run this inside of nginit's container (docker exec CONTAINER nginit …), with the {control} that it has"
+                ),
+            };
+            Failure::new(Status::Failure, format!("no nginit answers on \"{path}\": {err}; {remedy}"))
+        }
+        AskError::Timeout => {
+            Failure::new(Status::Timeout, format!("no answer on \"{path}\" within {timeout:?}; what was asked for goes on"))
+        }
+        AskError::Refused(_) | AskError::Protocol(_) => Failure::new(Status::Failure, format!("\"{path}\": {err}")),
+    })
 }
 
 /// Prints help.

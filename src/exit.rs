@@ -10,10 +10,13 @@ use std::process::ExitCode;
 pub enum Status {
     /// Done.
     Success,
-    /// nginx does not answer (`healthcheck`), or output cannot be written (`render`).
+    /// nginx does not answer (`healthcheck`), nginit does not, or it refused (`reload`, `status`), or
+    /// output cannot be written (`render`).
     Failure,
     /// Wrong usage (clap's status for it).
     Usage,
+    /// The wait for a reload is over (`reload`); the same number as wrong usage.
+    Timeout,
     /// A variable is refused (EX_USAGE, sysexits.h).
     BadEnvironment,
     /// The first configuration could not be rendered or written, or nginx refused it (EX_CONFIG).
@@ -32,7 +35,7 @@ impl Status {
         match self {
             Self::Success => 0,
             Self::Failure => 1,
-            Self::Usage => 2,
+            Self::Usage | Self::Timeout => 2,
             Self::BadEnvironment => 64,
             Self::BadConfiguration => 78,
             Self::NotExecutable => 126,

@@ -10,50 +10,61 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | [`admin`] | the control socket: what is asked and answered, both of its ends |
+//! | [`ask`] | asking the running nginx |
 //! | [`cli`] | command line and help texts |
 //! | [`commands`] | commands that end by themselves |
 //! | [`exit`] | every exit status |
-//! | [`healthcheck`] | asking the running nginx |
 //! | [`inputs`] | reading the environment, the files that it names, the templates |
 //! | [`log`] | one line an event on stderr |
 //! | [`nginx`] | the binary, its command line, its language, its verdicts |
+//! | [`peers`] | servers and their addresses to peers |
 //! | [`reload`] | candidates: made, staged, published |
 //! | [`mod@render`] | settings and templates to files |
 //! | [`resolve`] | names to addresses |
 //! | [`settings`] | variables to settings |
+//! | [`slots`] | which place each server of an ip_hash upstream has |
 //! | [`supervisor`] | life cycle, signals, children |
 //! | [`upstream`] | the model |
 
+pub mod admin;
+pub mod ask;
 pub mod cli;
 pub mod commands;
 pub mod exit;
-pub mod healthcheck;
 pub mod inputs;
 pub mod log;
 pub mod nginx;
+pub mod peers;
 pub mod reload;
 pub mod render;
 pub mod resolve;
 pub mod settings;
+pub mod slots;
 pub mod supervisor;
 pub mod upstream;
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use cli::{Cli, Commands};
 use exit::{Failure, Status};
 use inputs::Env;
 use log::Level;
-use nginx::Nginx;
-use nginx::command::{self, CommandLine, Options};
-use reload::candidate;
+use nginx::command::{self, CommandLine, Needs, Options};
+use nginx::main::Main;
+use reload::candidate::{self, Candidate, Known};
 use reload::disk::Disk;
-use settings::Settings;
+use reload::state;
+use render::generation;
+use settings::variables::ENV_START;
+use settings::{Settings, StartMode};
 use supervisor::child::{self, Group};
-use supervisor::shell::{self, Inbox, Reloader};
+use supervisor::reload::Limits;
+use supervisor::reloader::{self, Reloader, Setup};
+use supervisor::shell::{self, Inbox};
 use supervisor::{Pid, Policy, Supervisor};
-use upstream::Resolved;
 
 /// Does what the command line asks for, with these variables, and returns the status to end with.
 ///
@@ -67,6 +78,8 @@ pub fn run(cli: Cli, vars: impl IntoIterator<Item = (OsString, OsString)>) -> Re
         Some(Commands::Render { out }) => commands::render(&env, out.as_deref()),
         Some(Commands::Check { command }) => commands::check(&env, command),
         Some(Commands::Healthcheck) => commands::healthcheck(&env),
+        Some(Commands::Reload { wait, timeout }) => commands::reload(&env, wait, timeout),
+        Some(Commands::Status { json }) => commands::status(&env, json),
         Some(Commands::Help { topic }) => commands::help(topic.as_deref()),
     }
 }
@@ -103,68 +116,82 @@ fn supervise_plain(env: &Env, line: &CommandLine) -> Result<Status, Failure> {
 fn supervise_nginx(env: Env, line: &CommandLine, options: Options) -> Result<Status, Failure> {
     let inbox = Inbox::open()?;
     supervisor::child::adopt_orphans();
-    let (supervisor, pid, reloader) = start_nginx(env, line, options)?;
-    Ok(shell::run(supervisor, pid, inbox, Some(reloader)))
+    let (supervisor, pid, nginx) = start_nginx(env, line, options)?;
+    Ok(shell::run(supervisor, pid, inbox, Some(nginx)))
 }
 
 /// The start-up order of nginx. Nothing is written before everything is read, and nginx itself is
 /// the first to test the first configuration: testing it twice would double the time to start.
 /// What only the start needs, above all the first candidate, is freed when this returns.
-fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Supervisor, Pid, Reloader), Failure> {
-    let (settings, notes) = candidate::settings(&env)?;
+fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Supervisor, Pid, shell::Nginx), Failure> {
+    let (settings, notes) = match candidate::settings(&env) {
+        Ok((settings, notes)) => (settings, Ok(notes)),
+        Err(failure) if env.text(ENV_START).as_deref().and_then(StartMode::from_word) == Some(StartMode::LastGood) => {
+            (candidate::own_settings(&env), Err(failure))
+        }
+        Err(failure) => return Err(failure),
+    };
     log::init(settings.log, settings.log_format);
     let nginx = nginx::find_for(&settings, line)?;
     let main = Main::read(&options, &nginx, &settings);
-    let globals = options.missing_globals(&main.text, || workers(&settings));
+    main.check_foreground(&options)?;
 
-    let candidate = candidate::render(&env, settings, notes, nginx.facts.version, 1, &Resolved::new())?;
-    candidate::log_notes(&candidate.notes);
-    let disk = Disk::new(&candidate.settings.conf_dir);
-    reload::write(&disk, &candidate).map_err(|err| Failure::new(Status::BadConfiguration, disk.explain(&err)))?;
+    let disk = Disk::new(&settings.conf_dir);
+    let refuse = |err| Failure::new(Status::BadConfiguration, disk.explain(&err));
+    let lock = disk.lock().map_err(refuse)?;
+    if disk.recover().and_then(|unproven| disk.prepare().map(|()| unproven)).map_err(refuse)? {
+        let text = "the set that was published last had never answered; the one before it is the last good one";
+        log::line(Level::Warn, "reload", text);
+    }
+    let last_good = settings.start == StartMode::LastGood && disk.has_set();
+    let (slots, note) = state::read(disk.private());
+    candidate::log_notes(note.as_slice());
+    let known = Known { slots, ..Known::default() };
 
-    let pid = child::spawn(&line.with(&nginx.path, &globals), Group::Own)?;
+    let socket = main.generation_socket(&disk, line);
+    let errors = main.errors(&disk, line, &options);
+    let needs = Needs {
+        workers: || workers(&settings),
+        worker_shutdown_timeout: settings.worker_shutdown_timeout,
+        errors: errors.as_deref(),
+    };
+    let globals = options.missing_globals(&main.text, &needs);
+    let argv = line.with(&nginx.path, &globals);
+    let limits = Limits { interval: settings.reload_interval, backlog: settings.reload_backlog };
+    let mut policy = Policy { last_good, reloads: limits, stop: settings.stop, stop_timeout: settings.stop_timeout };
+    let control = settings.control.clone();
+
+    let version = nginx.facts.version;
+    let first = notes.and_then(|notes| candidate::render(&env, settings, notes, version, 1, &known));
+    let first = first.and_then(|candidate| publish_first(&disk, candidate, socket.as_deref()));
+    let setup = Setup { env, nginx, argv, options, globals, main: main.path, disk, socket, errors, lock };
+    let (pid, what) = match &first {
+        Ok(candidate) => {
+            let pid = child::spawn(&setup.argv, Group::Own).inspect_err(|_| drop(setup.disk.roll_back()))?;
+            (pid, candidate.counts())
+        }
+        Err(failure) if last_good => {
+            let what = "NGINIT_START=last-good serves what was live last";
+            log::line(Level::Error, "nginx", &format!("the first configuration is refused, {what}: {failure}"));
+            policy.last_good = false;
+            (reloader::start_last_good(&setup)?, "what was live last".to_owned())
+        }
+        Err(failure) => return Err(failure.clone()),
+    };
     // nginx first: on a container's only core, what follows would take its time.
     std::thread::yield_now();
-    let (version, counts) = (nginx.facts.version, candidate.counts());
-    log::line(Level::Notice, "nginx", &format!("generation 1 starts nginx {version}, pid={pid} {counts}"));
-    let policy = Policy { stop: candidate.settings.stop, stop_timeout: candidate.settings.stop_timeout };
-    let resolved = candidate.resolved;
-    let reloader = Reloader { env, nginx, options, globals, main: main.path, disk, resolved };
-    Ok((Supervisor::nginx(policy), pid, reloader))
+    log::line(Level::Notice, "nginx", &format!("generation 1 starts nginx {version}, pid={pid} {what}"));
+    let reloader = Reloader::new(setup, first.ok(), known);
+    let supervisor = Supervisor::nginx(policy);
+    Ok((supervisor, pid, shell::Nginx { reloader, control }))
 }
 
-/// nginx's main configuration file.
-struct Main {
-    path: std::path::PathBuf,
-    text: String,
-}
-
-impl Main {
-    /// Reads it, and warns where it and the settings do not fit together. That it cannot be read is
-    /// nginx's to report.
-    fn read(options: &Options, nginx: &Nginx, settings: &Settings) -> Self {
-        let path = options.main_conf(&nginx.facts);
-        let text = std::fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-        let base = path.parent().unwrap_or(std::path::Path::new("/"));
-        let (_, includes) = nginx::conf::redirect_includes(&text, base, &settings.conf_dir, &settings.conf_dir);
-        if includes == 0 && !text.is_empty() {
-            let (main, dir) = (path.display(), settings.conf_dir.display());
-            let remedy = reload::disk::include_advice(&settings.conf_dir);
-            log::line(
-                Level::Warn,
-                "nginx",
-                &format!("{main} does not include {dir}/*.conf, so nothing of it takes effect; {remedy}"),
-            );
-        }
-        if settings.workers.is_some() && options.settles("worker_processes", &text) {
-            let text = format!(
-                "\"NGINIT_WORKERS\" has no effect: worker_processes is set in {} or on the command line",
-                path.display()
-            );
-            log::line(Level::Warn, "nginx", &text);
-        }
-        Self { path, text }
-    }
+/// Writes the first set, which nginx itself is the first to test.
+fn publish_first(disk: &Disk, mut candidate: Candidate, socket: Option<&Path>) -> Result<Candidate, Failure> {
+    candidate::log_notes(&candidate.notes);
+    candidate.files.extend(socket.map(|socket| generation::file(1, socket)));
+    reload::write(disk, &candidate).map_err(|err| Failure::new(Status::BadConfiguration, disk.explain(&err)))?;
+    Ok(candidate)
 }
 
 /// nginx's worker processes: as asked for, or as many as the CPU quota and affinity of the

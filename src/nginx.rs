@@ -7,6 +7,7 @@
 pub mod command;
 pub mod conf;
 pub mod facts;
+pub mod main;
 pub mod verdict;
 
 use std::fs::File;

@@ -1,15 +1,15 @@
-//! Settings, addresses and template sources become the files of a configuration.
+//! Settings, peers and template sources become the files of a configuration.
 //!
 //! Strict: an undefined value fails, and so does a value that nginx would read as syntax
 //! ([`quote`]). Deterministic: everything is ordered, and nothing but the input goes in, so equal
 //! input gives equal bytes. It never reads or writes a file.
 
+pub mod generation;
 pub mod locations;
 pub mod quote;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
@@ -17,9 +17,10 @@ use minijinja::value::{Enumerator, Object, Serde};
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value, context};
 
 use crate::nginx::facts::Version;
+use crate::peers::{Peer, Peers};
 use crate::render::quote::Written;
 use crate::settings::Settings;
-use crate::upstream::{Address, Files, Listen, Name, Params, Resolved, Route, Sources, Upstream};
+use crate::upstream::{Files, HostName, Listen, Name, Route, Sources, Upstream};
 
 /// The built-in templates by file name.
 const BUILT_IN: [(&str, &str); 4] = [
@@ -41,8 +42,8 @@ pub const ENDING: &str = ".j2";
 pub struct Input<'a> {
     /// What the operator asked for.
     pub settings: &'a Settings,
-    /// The addresses of host names.
-    pub resolved: &'a Resolved,
+    /// The peers of its upstreams; one that is missing has none.
+    pub peers: &'a Peers,
     /// Templates of the operator's by file name; they replace built-in ones of the same name.
     pub sources: &'a Sources,
     /// The environment, for templates of the operator's.
@@ -150,7 +151,10 @@ fn context_of(input: Input<'_>) -> Value {
     let upstreams: BTreeMap<&Name, Value> = settings
         .upstreams
         .iter()
-        .map(|(name, upstream)| (name, upstream_value(name, upstream, input.resolved)))
+        .map(|(name, upstream)| {
+            let peers = input.peers.get(name).map_or(&[][..], Vec::as_slice);
+            (name, upstream_value(name, upstream, peers))
+        })
         .collect();
     let locations: Vec<Value> = locations::locations(&settings.upstreams)
         .into_iter()
@@ -183,18 +187,21 @@ fn listen(settings: &Settings, ipv6: bool) -> impl Iterator<Item = &Listen> {
     settings.listen.iter().filter(move |l| all || l.address.is_none_or(|a| a.is_ipv4()))
 }
 
-/// One address of a server, as templates see it. An object rather than a map, because there can be
-/// ten thousand and a template asks for two of its fields.
-#[derive(Debug)]
-struct Peer {
-    address: String,
-    /// The host name it came from.
-    name: Option<String>,
-    params: Params,
-}
-
-const PEER_FIELDS: [&str; 10] =
-    ["address", "name", "params", "weight", "max_conns", "max_fails", "fail_timeout", "backup", "down", "drain"];
+/// The fields of a server in templates. A peer is an object rather than a map, because there can be
+/// ten thousand and a template asks for three of them.
+const PEER_FIELDS: [&str; 11] = [
+    "address",
+    "name",
+    "params",
+    "weight",
+    "max_conns",
+    "max_fails",
+    "fail_timeout",
+    "backup",
+    "down",
+    "drain",
+    "gone",
+];
 
 impl Object for Peer {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
@@ -204,10 +211,10 @@ impl Object for Peer {
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
         let number = |value: Option<u32>, default: u32| Value::from(value.unwrap_or(default));
         Some(match key {
-            "address" => Value::from(self.address.as_str()),
-            "name" => Value::from(self.name.as_deref().unwrap_or_default()),
+            "address" => Value::from(self.address.to_string()),
+            "name" => Value::from(self.name.as_ref().map_or("", HostName::as_str)),
             "params" => Written::directive(self.params.to_nginx()),
-            "weight" => Value::from(self.params.weight.map_or(1, |w| w.get())),
+            "weight" => Value::from(self.weight().get()),
             // nginx's own defaults.
             "max_conns" => number(self.params.max_conns, 0),
             "max_fails" => number(self.params.max_fails, 1),
@@ -215,6 +222,7 @@ impl Object for Peer {
             "backup" => Value::from(self.params.backup),
             "down" => Value::from(self.params.down),
             "drain" => Value::from(self.params.drain),
+            "gone" => Value::from(self.gone),
             _ => return None,
         })
     }
@@ -224,38 +232,7 @@ impl Object for Peer {
     }
 }
 
-/// Every address of every server, once: a name may have an address that is listed too. Where only
-/// backups are left, because the names of the others do not resolve, they are no backups: nginx
-/// refuses a group of backups alone.
-fn peers(upstream: &Upstream, resolved: &Resolved) -> Vec<Peer> {
-    let mut peers = Vec::with_capacity(upstream.servers.len());
-    let listed = upstream.servers.iter().filter_map(|s| if let Address::Ip(ip) = s.address { Some(ip) } else { None });
-    let mut seen: BTreeSet<SocketAddr> = if resolved.is_empty() { BTreeSet::new() } else { listed.collect() };
-    for server in &upstream.servers {
-        let mut add = |address: String, name: Option<String>| {
-            peers.push(Peer { address, name, params: server.params });
-        };
-        match &server.address {
-            Address::Host(name, port) => {
-                for ip in resolved.get(name).into_iter().flatten() {
-                    let address = SocketAddr::new(*ip, port.get());
-                    if seen.insert(address) {
-                        add(address.to_string(), Some(name.to_string()));
-                    }
-                }
-            }
-            Address::Srv(_) => {}
-            address @ (Address::Ip(_) | Address::Unix(_)) => add(address.to_string(), None),
-        }
-    }
-    if peers.iter().all(|p| p.params.backup) {
-        peers.iter_mut().for_each(|p| p.params.backup = false);
-    }
-    peers
-}
-
-fn upstream_value(name: &Name, upstream: &Upstream, resolved: &Resolved) -> Value {
-    let peers = peers(upstream, resolved);
+fn upstream_value(name: &Name, upstream: &Upstream, peers: &[Peer]) -> Value {
     let zone_kb = zone_kb(peers.len());
     let routes: Vec<String> = upstream.routes.iter().map(ToString::to_string).collect();
     context! {
@@ -266,7 +243,7 @@ fn upstream_value(name: &Name, upstream: &Upstream, resolved: &Resolved) -> Valu
         listed => upstream.servers.len(),
         zone => format!("{zone_kb}k"),
         routes,
-        servers => peers.into_iter().map(Value::from_object).collect::<Vec<_>>(),
+        servers => peers.iter().cloned().map(Value::from_object).collect::<Vec<_>>(),
     }
 }
 

@@ -7,12 +7,12 @@
 
 pub mod balance;
 pub mod error;
+pub mod own;
 pub mod routes;
 pub mod servers;
 pub mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use serde::Deserialize;
 use crate::log::{Format, Level};
 use crate::upstream::{AccessLog, Balance, Listen, Name, Route, Upstream, Upstreams};
 use error::{SettingsError, SettingsErrors};
+pub use own::{LONGEST_SOCKET_PATH, parse_listen_entry};
 use variables as table;
 
 /// A value together with the variable that the operator set, which messages must name: for
@@ -52,18 +53,49 @@ pub struct Settings {
     pub templates: PathBuf,
     /// nginx's binary, a path or a name; nothing is the one that the command names.
     pub nginx: Option<String>,
+    /// What a start does with a bad configuration.
+    pub start: StartMode,
+    /// Least time between two reloads of nginx.
+    pub reload_interval: Duration,
+    /// Most old generations that may still finish requests when nginx is told to reload; nothing
+    /// is no limit.
+    pub reload_backlog: Option<NonZeroU16>,
+    /// Longest wait for requests in old workers; nothing waits for ever.
+    pub worker_shutdown_timeout: Option<Duration>,
     /// What TERM means.
     pub stop: StopMode,
     /// Longest wait for running requests at a stop; nothing waits for ever.
     pub stop_timeout: Option<Duration>,
     /// nginx's worker processes; nothing is the container's quota.
     pub workers: Option<NonZeroU16>,
+    /// The unix socket over which commands reach the running nginit.
+    pub control: Option<PathBuf>,
     /// The access log's form.
     pub access_log: AccessLog,
     /// The least severe level that nginit logs.
     pub log: Level,
     /// The form of nginit's lines.
     pub log_format: Format,
+}
+
+/// What a start does with a bad configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartMode {
+    /// It ends.
+    Fail,
+    /// It serves the set that was live last.
+    LastGood,
+}
+
+impl StartMode {
+    /// The mode that `word` names.
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "fail" => Some(Self::Fail),
+            "last-good" => Some(Self::LastGood),
+            _ => None,
+        }
+    }
 }
 
 /// What TERM means to nginx.
@@ -170,22 +202,6 @@ fn known_route(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The texts of `NGINIT_…`, as given.
-#[derive(Debug, Deserialize, Default)]
-#[serde(default)]
-struct RawNginit {
-    listen: String,
-    conf_dir: String,
-    templates: String,
-    nginx: String,
-    stop: String,
-    stop_timeout: String,
-    workers: String,
-    access_log: String,
-    log: String,
-    log_format: String,
-}
-
 /// The texts of one upstream, as given.
 #[derive(Debug, Deserialize, Default)]
 #[serde(default)]
@@ -239,13 +255,18 @@ fn or_default<'a>(text: &'a str, default: &'a str) -> &'a str {
 /// All faults of all variables.
 pub fn parse(vars: &Vars) -> Result<(Settings, Vec<Note>), SettingsErrors> {
     let mut findings = Findings::default();
-    let raw: RawNginit = from_vars("NGINIT_", vars, &mut findings);
+    let raw: own::Raw = from_vars("NGINIT_", vars, &mut findings);
     let upstreams = parse_upstreams(vars, &mut findings);
-    let settings = parse_nginit(&raw, vars, upstreams, &mut findings);
+    let settings = own::parse(&raw, vars, upstreams, &mut findings);
     match settings {
         Some(settings) if findings.errors.is_empty() => Ok((settings, findings.notes)),
         _ => Err(SettingsErrors(findings.errors)),
     }
+}
+
+/// What holds where nothing is set.
+pub fn defaults() -> (Settings, Vec<Note>) {
+    parse(&Vars::new()).expect("every default is a good value")
 }
 
 /// The variables that start with `prefix`, as the struct of texts that they are. The fields are
@@ -351,134 +372,6 @@ fn backups_that_nginx_refuses(
         .collect()
 }
 
-fn parse_nginit(raw: &RawNginit, vars: &Vars, upstreams: Upstreams, findings: &mut Findings) -> Option<Settings> {
-    let listen_text = or_default(&raw.listen, table::DEFAULT_LISTEN);
-    let listen =
-        parse_listen(&as_set(vars, "NGINIT_LISTEN"), listen_text).map_err(|errors| findings.errors.extend(errors)).ok();
-
-    let mut read = Reader { vars, findings };
-    let conf_dir = read.value("NGINIT_CONF_DIR", &raw.conf_dir, table::DEFAULT_CONF_DIR, ABSOLUTE, absolute);
-    let templates = read.value("NGINIT_TEMPLATES", &raw.templates, table::DEFAULT_TEMPLATES, ABSOLUTE, absolute);
-    let stop = read.value("NGINIT_STOP", &raw.stop, table::DEFAULT_STOP, "graceful or forward", |text| match text {
-        "graceful" => Some(StopMode::Graceful),
-        "forward" => Some(StopMode::Forward),
-        _ => None,
-    });
-    let timeout = "a time such as 9s, 500ms or 1m30s";
-    let stop_timeout = table::DEFAULT_STOP_TIMEOUT;
-    let stop_timeout = read.value("NGINIT_STOP_TIMEOUT", &raw.stop_timeout, stop_timeout, timeout, |text| {
-        parse_duration(text).filter(|time| i32::try_from(time.as_secs()).is_ok())
-    });
-    let workers = "auto or a number 1-1024";
-    let workers = read.value("NGINIT_WORKERS", &raw.workers, table::DEFAULT_WORKERS, workers, |text| match text {
-        "auto" => Some(None),
-        text => text.parse().ok().filter(|n: &NonZeroU16| n.get() <= MOST_WORKERS).map(Some),
-    });
-    let access_log = table::DEFAULT_ACCESS_LOG;
-    let access_log =
-        read.value("NGINIT_ACCESS_LOG", &raw.access_log, access_log, "text, json or off", |text| match text {
-            "text" => Some(AccessLog::Text),
-            "json" => Some(AccessLog::Json),
-            "off" => Some(AccessLog::Off),
-            _ => None,
-        });
-    let levels = "emerg, alert, crit, error, warn, notice, info or debug";
-    let log = read.value("NGINIT_LOG", &raw.log, table::DEFAULT_LOG, levels, Level::from_word);
-    let formats = "text or json";
-    let log_format = table::DEFAULT_LOG_FORMAT;
-    let log_format = read.value("NGINIT_LOG_FORMAT", &raw.log_format, log_format, formats, Format::from_word);
-
-    Some(Settings {
-        upstreams,
-        listen: listen?,
-        listen_is_default: raw.listen.trim().is_empty(),
-        conf_dir: conf_dir?,
-        templates: templates?,
-        nginx: Some(raw.nginx.trim()).filter(|name| !name.is_empty()).map(str::to_owned),
-        stop: stop?,
-        stop_timeout: Some(stop_timeout?).filter(|t| !t.is_zero()),
-        workers: workers?,
-        access_log: access_log?,
-        log: log?,
-        log_format: log_format?,
-    })
-}
-
-/// Reads values that stand alone in their variable.
-struct Reader<'a> {
-    vars: &'a Vars,
-    findings: &'a mut Findings,
-}
-
-impl Reader<'_> {
-    /// What `parse` makes of `text` or, where that is empty, of `default`; else nothing, and a
-    /// fault that says it is not `want`.
-    fn value<T>(
-        &mut self,
-        variable: &str,
-        text: &str,
-        default: &str,
-        want: &str,
-        parse: impl FnOnce(&str) -> Option<T>,
-    ) -> Option<T> {
-        let text = or_default(text, default);
-        let fault = || (format!("is not {want}"), "correct it or unset the variable".to_owned());
-        self.findings.check(self.vars, variable, text, parse(text).ok_or_else(fault))
-    }
-}
-
-/// More workers than any machine has cores are a mistyped number.
-const MOST_WORKERS: u16 = 1024;
-
-const ABSOLUTE: &str = "an absolute path";
-
-fn absolute(text: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(text);
-    (path.is_absolute() && !text.contains('\0')).then_some(path)
-}
-
-fn parse_listen(variable: &str, text: &str) -> Result<Vec<Listen>, Vec<SettingsError>> {
-    let mut listen: Vec<Listen> = Vec::new();
-    let mut errors = Vec::new();
-    for (index, token) in tokens(text).enumerate() {
-        match parse_listen_entry(token).filter(|l| !listen.contains(l)) {
-            Some(entry) => listen.push(entry),
-            None => errors.push(SettingsError {
-                variable: variable.to_owned(),
-                entry: Some(("address", index + 1)),
-                token: Some(token.to_owned()),
-                reason: "is not PORT, IP:PORT or [IPv6]:PORT, or stands there twice".to_owned(),
-                remedy: "correct it or remove the entry".to_owned(),
-            }),
-        }
-    }
-    if listen.is_empty() && errors.is_empty() {
-        errors.push(SettingsError::new(
-            variable,
-            Some(text),
-            "holds no address",
-            "write a port, or unset the variable",
-        ));
-    }
-    if errors.is_empty() { Ok(listen) } else { Err(errors) }
-}
-
-/// One address of `NGINIT_LISTEN`, or of nginx's `listen`.
-pub fn parse_listen_entry(token: &str) -> Option<Listen> {
-    if let Ok(port) = servers::parse_port(token) {
-        return Some(Listen { address: None, port });
-    }
-    let (host, port) = token.rsplit_once(':')?;
-    let port = servers::parse_port(port).ok()?;
-    let address = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-        Some(v6) => IpAddr::V6(v6.parse().ok()?),
-        None if host == "*" => return Some(Listen { address: None, port }),
-        None if host == "0.0.0.0" => return Some(Listen { address: None, port }),
-        None => IpAddr::V4(host.parse().ok()?),
-    };
-    Some(Listen { address: Some(address), port })
-}
-
 /// The entries of a list: separated by blanks, commas or newlines; `#` starts a comment.
 pub fn tokens(text: &str) -> impl Iterator<Item = &str> {
     text.split(['\n', '\r'])
@@ -540,6 +433,7 @@ mod tests {
         assert_eq!(settings.listen.iter().map(ToString::to_string).collect::<Vec<_>>(), ["80", "[::]:80"]);
         assert_eq!(settings.stop_timeout, Some(Duration::from_secs(9)));
         assert_eq!((settings.workers, settings.access_log), (None, AccessLog::Text));
+        assert_eq!(settings.reload_backlog.map(NonZeroU16::get), Some(4));
     }
 
     #[test]
@@ -581,6 +475,11 @@ mod tests {
             ("DYNAMIC_BACKEND", "c"),
             ("DYNAMIC_ROUTE", "x"),
             ("NGINIT_LISTEN", "80 99999"),
+            ("NGINIT_START", "x"),
+            ("NGINIT_RELOAD_INTERVAL", "x"),
+            ("NGINIT_RELOAD_BACKLOG", "-1"),
+            ("NGINIT_WORKER_SHUTDOWN_TIMEOUT", "x"),
+            ("NGINIT_CONTROL", "x"),
             ("NGINIT_STOP", "x"),
             ("NGINIT_STOP_TIMEOUT", "x"),
             ("NGINIT_WORKERS", "0"),
@@ -591,7 +490,7 @@ mod tests {
             ("NGINIT_TEMPLATES", "x"),
         ]))
         .unwrap_err();
-        assert_eq!(errors.0.len(), 14, "{errors}");
+        assert_eq!(errors.0.len(), 19, "{errors}");
     }
 
     #[test]
@@ -649,17 +548,5 @@ mod tests {
             assert_eq!(parse_duration(text), None, "{text}");
         }
         assert_eq!((parse_secs("1m"), parse_secs("500ms"), parse_secs("99999999999")), (Some(60), None, None));
-    }
-
-    #[test]
-    fn listen_takes_ports_and_addresses() {
-        let listen = parse_listen("L", "80 [::1]:81,127.0.0.1:82 *:83").unwrap();
-        assert_eq!(
-            listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["80", "[::1]:81", "127.0.0.1:82", "83"]
-        );
-        for bad in ["x", "0", "1.2.3:80", "::1:80", "80;", "unix:/x", "80 80", "80 0.0.0.0:80", "[::]"] {
-            assert!(parse_listen("L", bad).is_err(), "{bad}");
-        }
     }
 }

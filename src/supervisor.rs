@@ -1,25 +1,23 @@
 //! The life cycle of the supervised program, as a pure state machine: an [`Event`] and the time in,
 //! [`Action`]s out.
 //!
-//! It owns what a signal means, when a reload may go on, and how long a stop may take. It never
+//! It owns what a signal means and how long a stop may take; [`reload`] owns the reloads. It never
 //! sends a signal, reads a clock or waits: [`shell`] does, and tells what came of it. A stop wins
 //! over a reload; HUPs that arrive during one are one further reload.
 
 pub mod child;
+pub mod confirm;
+pub mod generations;
 pub mod reaper;
+pub mod reload;
+pub mod reloader;
 pub mod shell;
 pub mod signals;
 
 use std::time::{Duration, Instant};
 
 use crate::settings::StopMode;
-
-/// Longest wait for a candidate to be rendered: names have a deadline of six seconds, and what is
-/// left is the reading of files, which a dead network file system can hold up for ever.
-const RENDER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Longest wait for `nginx -t`, which looks up names that a user's own files hold.
-const TEST_TIMEOUT: Duration = Duration::from_secs(30);
+use reload::{Change, Limits, Outcome, Reload, Standing, TEST_TIMEOUT, Unproven};
 
 /// Longest wait for the fast stop, which takes milliseconds unless a worker hangs. With the default
 /// of NGINIT_STOP_TIMEOUT it ends before the ten seconds of `docker stop` do.
@@ -80,14 +78,22 @@ pub enum Event {
     Signal(Received),
     /// The supervised program ended.
     ChildEnded(Ended),
+    /// A reload is asked for, but not by a signal.
+    Reload,
+    /// So many old generations still finish requests.
+    Draining(usize),
     /// The candidate that was asked for with this ticket is rendered, or why not.
-    Rendered(u64, Result<(), String>),
+    Rendered(u64, Result<Change, String>),
     /// The test of the candidate, or of what is live after nginx's end, runs as this process.
     TestStarted(Pid),
     /// The test is over: accepted, or nginx's reason.
     Tested(Result<(), String>),
     /// The candidate's files are the live ones, or why not.
     Published(Result<(), String>),
+    /// The generation of this number answers, or why it does not.
+    Confirmed(u64, Result<(), Unproven>),
+    /// nginx was started again with what was live last, or why it could not be.
+    Restarted(Result<(), String>),
     /// The deadline passed.
     Deadline,
 }
@@ -95,27 +101,57 @@ pub enum Event {
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Make a candidate; answer with [`Event::Rendered`] and this ticket. An answer that comes too
-    /// late carries an old one.
-    Render(u64),
+    /// Count the old generations that still finish requests; answer with [`Event::Draining`].
+    CountDraining,
+    /// Make a candidate for the generation `number`; answer with [`Event::Rendered`] and this
+    /// ticket. An answer that comes too late carries an old one.
+    Render {
+        /// Which run it is for.
+        ticket: u64,
+        /// The number it gets if it is published.
+        number: u64,
+    },
     /// Stage it and start its test; answer with [`Event::TestStarted`] or [`Event::Tested`].
     Test,
-    /// Make the staged files live; answer with [`Event::Published`].
-    Publish,
+    /// Make the staged files live as the generation of this number, and keep those of before;
+    /// answer with [`Event::Published`].
+    Publish(u64),
+    /// Watch for the answer of the generation of this number; answer with [`Event::Confirmed`].
+    Confirm(u64),
+    /// Watch no longer.
+    StopConfirming,
+    /// The live files are proven: those of before are not needed any more.
+    Prove,
+    /// Make the files of before the live ones again.
+    RollBack,
     /// Forget the candidate and its test.
     Drop,
     /// Start a test of what is live; answer like [`Action::Test`].
     TestLive,
+    /// Start nginx again, with the files of before, because of this reason; answer with
+    /// [`Event::Restarted`].
+    Restart(String),
     /// Send a signal to the supervised program.
     Signal(i32),
     /// Kill the supervised program and its process group.
     KillGroup,
     /// Kill a test.
     KillTest(Pid),
-    /// Say that a generation is live.
-    ReportLive(u64),
-    /// Say that a candidate is refused, what stays live, and why.
-    ReportRefused(u64, String),
+    /// Say that the generation that nginx was started with answers.
+    ReportStarted,
+    /// Say that it does not, and why.
+    ReportSilent(String),
+    /// Say that a reload waits until fewer than this many old generations finish requests.
+    ReportHeld(usize),
+    /// Say what became of the reload with this ticket, and tell all who wait for it.
+    Report {
+        /// Which run it was.
+        ticket: u64,
+        /// The generation that is live.
+        live: u64,
+        /// What became of it.
+        outcome: Outcome,
+    },
     /// Say what becomes of a stop.
     ReportStop(&'static str),
     /// End.
@@ -131,14 +167,15 @@ pub enum End {
     BadConfiguration(String),
 }
 
-/// Where a reload stands.
+/// What the supervised program does, as an operator sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reload {
-    Idle,
-    Rendering { ticket: u64, deadline: Instant },
-    Starting,
-    Testing { pid: Pid, deadline: Instant, late: bool },
-    Publishing,
+pub enum Doing {
+    /// It serves, and a reload of it stands here.
+    Serving(Standing),
+    /// It finishes requests.
+    Quitting,
+    /// It ends.
+    Stopping,
 }
 
 /// Where the program stands.
@@ -177,20 +214,25 @@ pub mod number {
 /// The state of a supervised nginx, or of another program under plain init duties.
 #[derive(Debug)]
 pub struct Supervisor {
-    /// Nothing for a program that is not nginx.
-    nginx: Option<Policy>,
     phase: Phase,
-    reload: Reload,
-    /// A HUP came in while a reload was under way.
-    again: bool,
-    generation: u64,
-    /// The last candidate that was asked for.
-    ticket: u64,
+    /// Nothing for a program that is not nginx.
+    nginx: Option<Nginx>,
 }
 
-/// What the settings say of stops.
+/// What there is to know of a supervised nginx.
+#[derive(Debug)]
+struct Nginx {
+    policy: Policy,
+    reload: Reload,
+}
+
+/// What the settings say of starts, reloads and stops.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
+    /// When nginx refuses the first configuration, what was live before is served.
+    pub last_good: bool,
+    /// Of reloads.
+    pub reloads: Limits,
     /// What TERM means.
     pub stop: StopMode,
     /// Longest graceful stop; nothing waits for ever.
@@ -198,48 +240,77 @@ pub struct Policy {
 }
 
 impl Supervisor {
-    /// nginx runs with generation 1.
+    /// nginx starts with generation 1; [`Action::Confirm`] of it is to be carried out at once.
     pub fn nginx(policy: Policy) -> Self {
-        Self { nginx: Some(policy), generation: 1, ..Self::plain() }
+        let reload = Reload::first(policy.reloads);
+        Self { phase: Phase::Running, nginx: Some(Nginx { policy, reload }) }
     }
 
     /// A program runs that is not nginx: every signal is handed on, nothing else is done.
     pub fn plain() -> Self {
-        Self { nginx: None, phase: Phase::Running, reload: Reload::Idle, again: false, generation: 0, ticket: 0 }
+        Self { phase: Phase::Running, nginx: None }
     }
 
-    /// The generation that is live.
+    /// The generation that is live, 0 where the program is not nginx.
     pub fn generation(&self) -> u64 {
-        self.generation
+        self.nginx.as_ref().map_or(0, |nginx| nginx.reload.live())
+    }
+
+    /// The ticket of the next reload to begin, which sees everything that has been changed by now.
+    pub fn next_ticket(&self) -> u64 {
+        self.nginx.as_ref().map_or(0, |nginx| nginx.reload.next_ticket())
+    }
+
+    /// What the program does.
+    pub fn doing(&self) -> Doing {
+        match self.phase {
+            Phase::Running => {
+                Doing::Serving(self.nginx.as_ref().map_or(Standing::Idle, |nginx| nginx.reload.standing()))
+            }
+            Phase::Quitting { .. } => Doing::Quitting,
+            _ => Doing::Stopping,
+        }
     }
 
     /// When [`Event::Deadline`] is due.
     pub fn deadline(&self) -> Option<Instant> {
-        match (self.phase, self.reload) {
-            (Phase::Quitting { deadline }, _) => deadline,
-            (Phase::Stopping { deadline } | Phase::PostMortem { test: Some((_, deadline)), .. }, _) => Some(deadline),
-            (Phase::Running, Reload::Rendering { deadline, .. } | Reload::Testing { deadline, late: false, .. }) => {
-                Some(deadline)
-            }
+        match self.phase {
+            Phase::Running => self.nginx.as_ref().and_then(|nginx| nginx.reload.deadline()),
+            Phase::Quitting { deadline } => deadline,
+            Phase::Stopping { deadline } | Phase::PostMortem { test: Some((_, deadline)), .. } => Some(deadline),
             _ => None,
         }
     }
 
     /// What is to be done about `event`.
     pub fn on(&mut self, event: Event, now: Instant) -> Vec<Action> {
-        match event {
-            Event::Signal(signal) => self.on_signal(signal, now),
-            Event::ChildEnded(ended) => self.on_child_ended(ended),
-            Event::Deadline => self.on_deadline(now),
-            Event::Rendered(ticket, result) => self.on_rendered(ticket, result, now),
-            Event::TestStarted(pid) => self.on_test_started(pid, now),
-            Event::Tested(result) => self.on_tested(result, now),
-            Event::Published(result) => self.on_published(result, now),
+        let reload = self.nginx.as_mut().filter(|_| self.phase == Phase::Running).map(|nginx| &mut nginx.reload);
+        match (event, reload) {
+            (Event::Signal(signal), _) => self.on_signal(signal, now),
+            (Event::ChildEnded(ended), _) => self.on_child_ended(ended),
+            (Event::Restarted(result), _) => self.on_restarted(result),
+            (Event::Reload, Some(reload)) => reload.want(now),
+            (Event::Draining(generations), Some(reload)) => reload.on_draining(generations, now),
+            (Event::Rendered(ticket, result), Some(reload)) => reload.on_rendered(ticket, result, now),
+            (Event::TestStarted(pid), Some(reload)) => reload.on_test_started(pid, now),
+            (Event::Tested(result), Some(reload)) => reload.on_tested(result, now),
+            (Event::Published(result), Some(reload)) => reload.on_published(result, now),
+            (Event::Confirmed(number, result), Some(reload)) => reload.on_confirmed(number, result, now),
+            (Event::Deadline, Some(reload)) if reload.deadline().is_some_and(|deadline| now >= deadline) => {
+                reload.on_deadline(now)
+            }
+            (Event::Deadline, _) => self.on_deadline(now),
+            (Event::TestStarted(pid), None) => self.on_post_mortem_started(pid, now),
+            (Event::Tested(result), None) => self.on_post_mortem(result),
+            (
+                Event::Reload | Event::Draining(_) | Event::Rendered(..) | Event::Published(_) | Event::Confirmed(..),
+                None,
+            ) => Vec::new(),
         }
     }
 
     fn on_signal(&mut self, signal: Received, now: Instant) -> Vec<Action> {
-        let Some(policy) = self.nginx else {
+        let Some(nginx) = &mut self.nginx else {
             // The terminal has sent it to the program already, but for a hang-up, which is the session
             // leader's alone.
             return if signal.from_terminal && signal.number != number::HUP {
@@ -248,14 +319,19 @@ impl Supervisor {
                 vec![Action::Signal(signal.number)]
             };
         };
+        let policy = nginx.policy;
         match (signal.meaning, self.phase) {
             (Meaning::Quit | Meaning::Term | Meaning::FastStop, Phase::PostMortem { ended, test }) => {
                 self.phase = Phase::Over;
                 let kill = test.map(|(pid, _)| Action::KillTest(pid));
                 kill.into_iter().chain([Action::End(End::Child(ended))]).collect()
             }
+            (Meaning::Reload, Phase::PostMortem { .. }) => {
+                nginx.reload.want_later();
+                Vec::new()
+            }
             (_, Phase::Over | Phase::Killed | Phase::PostMortem { .. }) => Vec::new(),
-            (Meaning::Reload, Phase::Running) => self.start_reload(now),
+            (Meaning::Reload, Phase::Running) => nginx.reload.want(now),
             (Meaning::Reload, _) => Vec::new(),
             (Meaning::Quit, Phase::Running) => self.quit(policy, now),
             (Meaning::Term, Phase::Running) if policy.stop == StopMode::Graceful => self.quit(policy, now),
@@ -270,25 +346,8 @@ impl Supervisor {
         }
     }
 
-    fn start_reload(&mut self, now: Instant) -> Vec<Action> {
-        if self.reload == Reload::Idle {
-            self.ticket += 1;
-            self.reload = Reload::Rendering { ticket: self.ticket, deadline: now + RENDER_TIMEOUT };
-            vec![Action::Render(self.ticket)]
-        } else {
-            self.again = true;
-            Vec::new()
-        }
-    }
-
-    /// Ends the reload that is under way, whatever its state.
     fn abandon_reload(&mut self) -> Vec<Action> {
-        self.again = false;
-        match std::mem::replace(&mut self.reload, Reload::Idle) {
-            Reload::Testing { pid, .. } => vec![Action::KillTest(pid), Action::Drop],
-            Reload::Starting => vec![Action::Drop],
-            Reload::Idle | Reload::Rendering { .. } | Reload::Publishing => Vec::new(),
-        }
+        self.nginx.as_mut().map_or_else(Vec::new, |nginx| nginx.reload.abandon())
     }
 
     fn quit(&mut self, policy: Policy, now: Instant) -> Vec<Action> {
@@ -312,110 +371,25 @@ impl Supervisor {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return Vec::new();
         }
-        match (self.phase, self.reload) {
-            (Phase::Quitting { .. }, _) => {
-                self.stop_fast("requests still run after NGINIT_STOP_TIMEOUT, fast stop", now)
-            }
-            (Phase::Stopping { .. }, _) => {
+        match self.phase {
+            Phase::Quitting { .. } => self.stop_fast("requests still run after NGINIT_STOP_TIMEOUT, fast stop", now),
+            Phase::Stopping { .. } => {
                 self.phase = Phase::Killed;
                 vec![Action::ReportStop("nginx does not end, killing it"), Action::KillGroup]
             }
-            (Phase::PostMortem { test: Some((pid, _)), ended }, _) => {
+            Phase::PostMortem { test: Some((pid, _)), ended } => {
                 self.phase = Phase::Over;
                 vec![Action::KillTest(pid), Action::End(End::Child(ended))]
             }
-            (_, Reload::Rendering { .. }) => {
-                let reason = format!("files could not be read within {} s", RENDER_TIMEOUT.as_secs());
-                self.finish(vec![Action::ReportRefused(self.generation, reason)], now)
-            }
-            (_, Reload::Testing { pid, deadline, .. }) => {
-                // Its end, by our signal, is the event that finishes the reload.
-                self.reload = Reload::Testing { pid, deadline, late: true };
-                vec![Action::KillTest(pid)]
-            }
             _ => Vec::new(),
         }
-    }
-
-    fn on_rendered(&mut self, ticket: u64, result: Result<(), String>, now: Instant) -> Vec<Action> {
-        if !matches!(self.reload, Reload::Rendering { ticket: wanted, .. } if wanted == ticket) {
-            return Vec::new();
-        }
-        match result {
-            Ok(()) => {
-                self.reload = Reload::Starting;
-                vec![Action::Test]
-            }
-            Err(reason) => self.finish(vec![Action::ReportRefused(self.generation, reason)], now),
-        }
-    }
-
-    fn on_test_started(&mut self, pid: Pid, now: Instant) -> Vec<Action> {
-        let deadline = now + TEST_TIMEOUT;
-        match (self.phase, self.reload) {
-            (Phase::Running, Reload::Starting) => {
-                self.reload = Reload::Testing { pid, deadline, late: false };
-                Vec::new()
-            }
-            (Phase::PostMortem { ended, test: None }, _) => {
-                self.phase = Phase::PostMortem { ended, test: Some((pid, deadline)) };
-                Vec::new()
-            }
-            _ => vec![Action::KillTest(pid)],
-        }
-    }
-
-    fn on_tested(&mut self, result: Result<(), String>, now: Instant) -> Vec<Action> {
-        match (self.phase, self.reload) {
-            (Phase::PostMortem { ended, .. }, _) => {
-                self.phase = Phase::Over;
-                vec![Action::End(result.err().map_or(End::Child(ended), End::BadConfiguration))]
-            }
-            (Phase::Running, Reload::Starting | Reload::Testing { .. }) => {
-                let late = matches!(self.reload, Reload::Testing { late: true, .. });
-                let timeout = || format!("nginx -t took longer than {} s", TEST_TIMEOUT.as_secs());
-                match if late { Err(timeout()) } else { result } {
-                    Ok(()) => {
-                        self.reload = Reload::Publishing;
-                        vec![Action::Publish]
-                    }
-                    Err(reason) => self.finish(vec![Action::Drop, Action::ReportRefused(self.generation, reason)], now),
-                }
-            }
-            _ => Vec::new(),
-        }
-    }
-
-    fn on_published(&mut self, result: Result<(), String>, now: Instant) -> Vec<Action> {
-        if !matches!((self.phase, self.reload), (Phase::Running, Reload::Publishing)) {
-            return Vec::new();
-        }
-        let actions = match result {
-            Ok(()) => {
-                self.generation += 1;
-                vec![Action::Signal(number::HUP), Action::ReportLive(self.generation)]
-            }
-            Err(reason) => vec![Action::ReportRefused(self.generation, reason)],
-        };
-        self.finish(actions, now)
-    }
-
-    /// Ends a reload with `actions`, and starts the next one if a HUP came in meanwhile.
-    fn finish(&mut self, mut actions: Vec<Action>, now: Instant) -> Vec<Action> {
-        self.reload = Reload::Idle;
-        if std::mem::take(&mut self.again) {
-            actions.extend(self.start_reload(now));
-        }
-        actions
     }
 
     fn on_child_ended(&mut self, ended: Ended) -> Vec<Action> {
         let mut actions = self.abandon_reload();
-        let refused = self.nginx.is_some()
-            && self.phase == Phase::Running
-            && self.generation == 1
-            && matches!(ended, Ended::Status(1..));
-        if refused {
+        let unproven = self.nginx.as_ref().is_some_and(|nginx| !nginx.reload.is_proven());
+        // nginx's status for it; a script in front of nginx may end with others.
+        if self.phase == Phase::Running && unproven && ended == Ended::Status(1) {
             self.phase = Phase::PostMortem { ended, test: None };
             actions.push(Action::TestLive);
         } else {
@@ -423,6 +397,45 @@ impl Supervisor {
             actions.push(Action::End(End::Child(ended)));
         }
         actions
+    }
+
+    fn on_post_mortem_started(&mut self, pid: Pid, now: Instant) -> Vec<Action> {
+        let Phase::PostMortem { ended, test: None } = self.phase else { return vec![Action::KillTest(pid)] };
+        self.phase = Phase::PostMortem { ended, test: Some((pid, now + TEST_TIMEOUT)) };
+        Vec::new()
+    }
+
+    /// nginx ended before it had served anything: was it the configuration?
+    fn on_post_mortem(&mut self, result: Result<(), String>) -> Vec<Action> {
+        let Phase::PostMortem { ended, .. } = self.phase else { return Vec::new() };
+        match result {
+            Ok(()) => self.end(End::Child(ended)),
+            Err(reason) => match &mut self.nginx {
+                Some(nginx) if nginx.policy.last_good => {
+                    nginx.policy.last_good = false;
+                    self.phase = Phase::PostMortem { ended, test: None };
+                    vec![Action::RollBack, Action::Restart(reason)]
+                }
+                _ => self.end(End::BadConfiguration(reason)),
+            },
+        }
+    }
+
+    fn on_restarted(&mut self, result: Result<(), String>) -> Vec<Action> {
+        let (Phase::PostMortem { .. }, Some(nginx)) = (self.phase, &mut self.nginx) else { return Vec::new() };
+        match result {
+            Ok(()) => {
+                self.phase = Phase::Running;
+                nginx.reload.restart();
+                vec![Action::Confirm(1)]
+            }
+            Err(reason) => self.end(End::BadConfiguration(reason)),
+        }
+    }
+
+    fn end(&mut self, end: End) -> Vec<Action> {
+        self.phase = Phase::Over;
+        vec![Action::End(end)]
     }
 }
 
@@ -440,95 +453,55 @@ mod tests {
         Event::Signal(Received { number: 28, meaning, from_terminal: true })
     }
 
+    fn policy(stop: StopMode) -> Policy {
+        Policy { last_good: false, reloads: Limits::default(), stop, stop_timeout: Some(9 * SECOND) }
+    }
+
+    fn starting() -> (Supervisor, Instant) {
+        let now = Instant::now();
+        (Supervisor::nginx(policy(StopMode::Graceful)), now)
+    }
+
     fn running(stop: StopMode) -> (Supervisor, Instant) {
-        (Supervisor::nginx(Policy { stop, stop_timeout: Some(9 * SECOND) }), Instant::now())
-    }
-
-    fn refused(generation: u64, reason: &str) -> Action {
-        Action::ReportRefused(generation, reason.to_owned())
-    }
-
-    #[test]
-    fn hup_renders_tests_publishes_and_signals() {
-        let (mut sup, t) = running(StopMode::Graceful);
-        assert_eq!(sup.on(signal(Meaning::Reload), t), [Action::Render(1)]);
-        assert_eq!(sup.on(Event::Rendered(1, Ok(())), t), [Action::Test]);
-        assert_eq!(sup.on(Event::TestStarted(7), t), []);
-        assert_eq!(sup.on(Event::Tested(Ok(())), t), [Action::Publish]);
-        assert_eq!(sup.on(Event::Published(Ok(())), t), [Action::Signal(number::HUP), Action::ReportLive(2)]);
-        assert_eq!((sup.generation(), sup.deadline()), (2, None));
-    }
-
-    #[test]
-    fn what_is_refused_keeps_the_generation() {
-        for step in 0..3 {
-            let (mut sup, t) = running(StopMode::Graceful);
-            let bad = Err("bad".to_owned());
-            sup.on(signal(Meaning::Reload), t);
-            let answer = match step {
-                0 => sup.on(Event::Rendered(1, bad), t),
-                1 => {
-                    sup.on(Event::Rendered(1, Ok(())), t);
-                    sup.on(Event::Tested(bad), t)
-                }
-                _ => {
-                    sup.on(Event::Rendered(1, Ok(())), t);
-                    sup.on(Event::TestStarted(7), t);
-                    sup.on(Event::Tested(Ok(())), t);
-                    sup.on(Event::Published(bad), t)
-                }
-            };
-            assert_eq!(answer.last(), Some(&refused(1, "bad")), "step {step}");
-            assert_eq!((sup.generation(), sup.reload), (1, Reload::Idle));
-        }
-    }
-
-    #[test]
-    fn hups_during_a_reload_are_one_more_reload() {
-        let (mut sup, t) = running(StopMode::Graceful);
-        sup.on(signal(Meaning::Reload), t);
-        for _ in 0..5 {
-            assert_eq!(sup.on(signal(Meaning::Reload), t), []);
-        }
-        assert_eq!(sup.on(Event::Rendered(1, Err("x".into())), t), [refused(1, "x"), Action::Render(2)]);
-        assert_eq!(sup.on(Event::Rendered(1, Ok(())), t), [], "an answer to an old ticket counts for nothing");
-        assert_eq!(sup.on(Event::Rendered(2, Err("y".into())), t), [refused(1, "y")]);
-    }
-
-    #[test]
-    fn a_reload_that_hangs_is_given_up() {
-        let (mut sup, t) = running(StopMode::Graceful);
-        sup.on(signal(Meaning::Reload), t);
-        assert_eq!(sup.on(Event::Deadline, t + SECOND), []);
-        assert_eq!(sup.on(Event::Deadline, t + RENDER_TIMEOUT), [refused(1, "files could not be read within 30 s")]);
-        sup.on(signal(Meaning::Reload), t);
-        sup.on(Event::Rendered(2, Ok(())), t);
-        sup.on(Event::TestStarted(7), t);
-        assert_eq!(sup.on(Event::Deadline, t + TEST_TIMEOUT), [Action::KillTest(7)]);
-        assert_eq!(sup.deadline(), None);
-        let answer = sup.on(Event::Tested(Ok(())), t + TEST_TIMEOUT);
-        assert_eq!(answer, [Action::Drop, refused(1, "nginx -t took longer than 30 s")]);
+        let now = Instant::now();
+        let mut sup = Supervisor::nginx(policy(stop));
+        assert_eq!(sup.on(Event::Confirmed(1, Ok(())), now), [Action::Prove, Action::ReportStarted]);
+        (sup, now)
     }
 
     #[test]
     fn a_stop_wins_over_a_reload_in_every_state() {
-        for steps in 0..3 {
+        for steps in 0..5 {
             let (mut sup, t) = running(StopMode::Graceful);
             sup.on(signal(Meaning::Reload), t);
             sup.on(signal(Meaning::Reload), t);
-            if steps > 0 {
-                sup.on(Event::Rendered(1, Ok(())), t);
-            }
-            if steps > 1 {
-                sup.on(Event::TestStarted(7), t);
+            let events = [
+                Event::Rendered(1, Ok(Change::New)),
+                Event::TestStarted(7),
+                Event::Tested(Ok(())),
+                Event::Published(Ok(())),
+            ];
+            for event in events.into_iter().take(steps) {
+                sup.on(event, t);
             }
             let actions = sup.on(signal(Meaning::Term), t);
             assert_eq!(actions.last(), Some(&Action::Signal(number::QUIT)));
             assert_eq!(actions.contains(&Action::KillTest(7)), steps == 2);
-            for late in [Event::Rendered(1, Ok(())), Event::Tested(Ok(())), signal(Meaning::Reload)] {
+            assert_eq!(actions.contains(&Action::StopConfirming), steps == 4);
+            let late = [
+                Event::Rendered(1, Ok(Change::New)),
+                Event::Tested(Ok(())),
+                Event::Published(Ok(())),
+                Event::Confirmed(2, Ok(())),
+                Event::Draining(0),
+                Event::Reload,
+                signal(Meaning::Reload),
+            ];
+            for late in late {
                 assert_eq!(sup.on(late, t), [], "step {steps}");
             }
             assert_eq!(sup.on(Event::TestStarted(8), t), [Action::KillTest(8)]);
+            assert_eq!((sup.generation(), sup.doing()), (1, Doing::Quitting));
         }
     }
 
@@ -560,30 +533,50 @@ mod tests {
 
     #[test]
     fn no_timeout_waits_for_ever() {
-        let mut sup = Supervisor::nginx(Policy { stop: StopMode::Graceful, stop_timeout: None });
-        sup.on(signal(Meaning::Term), Instant::now());
+        let now = Instant::now();
+        let mut sup = Supervisor::nginx(Policy { stop_timeout: None, ..policy(StopMode::Graceful) });
+        sup.on(signal(Meaning::Term), now);
         assert_eq!(sup.deadline(), None);
     }
 
     #[test]
     fn an_early_failure_of_nginx_is_looked_into() {
-        let (mut sup, t) = running(StopMode::Graceful);
-        assert_eq!(sup.on(Event::ChildEnded(Ended::Status(1)), t), [Action::TestLive]);
+        let (mut sup, t) = starting();
+        assert_eq!(sup.on(Event::ChildEnded(Ended::Status(1)), t), [Action::StopConfirming, Action::TestLive]);
         assert_eq!(sup.on(Event::TestStarted(7), t), []);
         assert_eq!(sup.on(signal(Meaning::Reload), t), []);
         let answer = sup.on(Event::Tested(Err("bad".into())), t);
         assert_eq!(answer, [Action::End(End::BadConfiguration("bad".into()))]);
 
-        let (mut sup, t) = running(StopMode::Graceful);
+        let (mut sup, t) = starting();
         sup.on(Event::ChildEnded(Ended::Status(1)), t);
         sup.on(Event::TestStarted(7), t);
         let answer = sup.on(signal(Meaning::Term), t);
         assert_eq!(answer, [Action::KillTest(7), Action::End(End::Child(Ended::Status(1)))]);
 
-        let (mut sup, t) = running(StopMode::Graceful);
+        let (mut sup, t) = starting();
         sup.on(Event::ChildEnded(Ended::Status(1)), t);
         let answer = sup.on(Event::Tested(Ok(())), t);
         assert_eq!(answer, [Action::End(End::Child(Ended::Status(1)))], "a port in use, for example");
+
+        let (mut sup, t) = running(StopMode::Graceful);
+        let answer = sup.on(Event::ChildEnded(Ended::Status(1)), t);
+        assert_eq!(answer, [Action::End(End::Child(Ended::Status(1)))], "it had served");
+    }
+
+    #[test]
+    fn the_last_good_set_is_served_once_where_that_is_asked_for() {
+        let now = Instant::now();
+        let mut sup = Supervisor::nginx(Policy { last_good: true, ..policy(StopMode::Graceful) });
+        let refuse = |sup: &mut Supervisor| {
+            sup.on(Event::ChildEnded(Ended::Status(1)), now);
+            sup.on(Event::TestStarted(7), now);
+            sup.on(Event::Tested(Err("bad".into())), now)
+        };
+        assert_eq!(refuse(&mut sup), [Action::RollBack, Action::Restart("bad".into())]);
+        assert_eq!(sup.on(Event::Restarted(Ok(())), now), [Action::Confirm(1)]);
+        assert_eq!(sup.doing(), Doing::Serving(Standing::Running));
+        assert_eq!(refuse(&mut sup), [Action::End(End::BadConfiguration("bad".into()))], "not for ever");
     }
 
     #[test]

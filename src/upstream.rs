@@ -62,7 +62,7 @@ pub struct Server {
 }
 
 /// Where a server is.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
     /// An IP address and port.
     Ip(SocketAddr),
@@ -87,7 +87,7 @@ impl fmt::Display for Address {
 
 /// A DNS name in lower case, without a trailing dot, at most 253 bytes; `_` is allowed, because
 /// Compose makes such names.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostName(String);
 
 impl HostName {

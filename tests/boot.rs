@@ -278,7 +278,7 @@ fn files_of_others_are_kept_and_old_ones_of_ours_are_removed() {
     site.write("conf.d/gone.conf", "# Rendered by nginit from gone.conf.j2; changes are overwritten.\nnonsense;\n");
     let nginit = site.start();
     let names: Vec<String> = site.conf_d().into_keys().collect();
-    assert_eq!(names, ["default.conf", "users.conf"], "{}", nginit.report());
+    assert_eq!(names, ["default.conf", "nginit-generation.conf", "users.conf"], "{}", nginit.report());
     assert!(nginit.log().contains("/conf.d/default.conf of somebody else's is replaced"), "{}", nginit.log());
 }
 
@@ -298,7 +298,7 @@ fn globals_are_added_only_where_they_are_missing() {
     let mut site = Site::new(&nginx);
     let nginit = site.start();
     let title = fs::read_to_string(format!("/proc/{}/cmdline", nginit.master())).unwrap();
-    assert!(title.contains("daemon off; worker_processes 2; worker_shutdown_timeout 30s;"), "{title}");
+    assert!(title.contains("daemon off; worker_processes 2; worker_shutdown_timeout 30000ms;"), "{title}");
     let workers = || (support::children(nginit.master()).len() == 2).then_some(());
     eventually("two workers", workers);
     drop(nginit);
@@ -350,7 +350,7 @@ fn a_command_that_ends_as_nginx_is_configured() {
     assert_eq!(fs::read_to_string(site.path("seen")).unwrap(), "nginx\n");
     assert_eq!(get(site.port, "/").unwrap().header("X-Server"), Some("web"));
     nginit.reload();
-    assert!(nginit.log().contains("generation 2 published"), "{}", nginit.log());
+    assert!(nginit.log().contains("generation 2 live"), "{}", nginit.log());
     nginit.signal(rustix::process::Signal::TERM);
     assert_eq!(nginit.code(), 0);
 }
@@ -392,7 +392,8 @@ fn logs_can_be_json_and_quiet() {
     );
     drop(nginit);
     site.set("NGINIT_LOG", "error");
-    let nginit = site.start();
+    let nginit = Nginit::spawn(&site, site.command(&site.nginx_argv()));
+    nginit.answers();
     assert!(!nginit.log().contains("nginit"), "{}", nginit.log());
 }
 
@@ -453,7 +454,7 @@ fn a_main_file_in_any_encoding_is_read() {
     fs::write(site.path("nginx.conf"), bytes).unwrap();
     let nginit = site.start();
     nginit.reload();
-    assert!(nginit.log().contains("generation 2 published"), "{}", nginit.log());
+    assert!(nginit.log().contains("generation 2 live"), "{}", nginit.log());
 }
 
 #[test]
@@ -463,4 +464,32 @@ fn a_timeout_without_measure_is_refused() {
     site.set("NGINIT_STOP_TIMEOUT", "18446744073709551615");
     let (code, log) = site.run(&site.nginx_argv());
     assert!(code == Some(64) && log.contains("\"NGINIT_STOP_TIMEOUT\""), "{log}");
+}
+
+#[test]
+fn two_of_us_do_not_share_a_directory() {
+    let nginx = nginx_or_skip!();
+    let site = Site::new(&nginx);
+    let nginit = site.start();
+    let files = site.conf_d();
+    let (code, log) = site.run(&[&site.nginx_argv()[..], &["-t".into()]].concat());
+    assert_eq!(code, Some(78), "{log}");
+    assert!(log.contains("another nginit runs on ") && log.contains("nginit check"), "{log}");
+    assert_eq!(site.conf_d(), files);
+    assert!(site.path("conf.d/.nginit/generation.sock").exists());
+    drop(nginit);
+    site.start();
+}
+
+#[test]
+fn a_script_that_fails_in_front_of_nginx_keeps_its_status() {
+    let nginx = nginx_or_skip!();
+    let site = Site::new(&nginx);
+    site.write("nginx.conf", &site.main_conf("include made-by-the-script;"));
+    site.write("docker-entrypoint.sh", "#!/bin/sh\necho the database is not there >&2\nexit 3\n");
+    fs::set_permissions(site.path("docker-entrypoint.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    let argv = [vec![site.path("docker-entrypoint.sh").into()], site.nginx_argv()].concat();
+    let (code, log) = site.run(&argv);
+    assert_eq!(code, Some(3), "{log}");
+    assert!(!log.contains("the first configuration is refused"), "{log}");
 }

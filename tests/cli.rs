@@ -20,7 +20,7 @@ fn nginit(args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String) 
 fn every_command_explains_itself() {
     let (code, help, _) = nginit(&["--help"], &[]);
     assert_eq!(code, Some(0));
-    for command in ["run", "render", "check", "healthcheck", "help"] {
+    for command in ["run", "reload", "status", "render", "check", "healthcheck", "help"] {
         assert!(help.contains(&format!("  {command} ")), "{help}");
         let (code, own, _) = nginit(&[command, "--help"], &[]);
         assert_eq!(code, Some(0), "{command}");
@@ -122,4 +122,68 @@ fn healthcheck_tells_whether_nginx_answers() {
     let mut spoilt = site.command(&["healthcheck"]);
     spoilt.env("STATIC_BACKEND", "not;a;list").env("NGINIT_LISTEN", "127.0.0.1:1");
     assert!(spoilt.status().unwrap().success(), "it asks what is live");
+}
+
+#[test]
+fn commands_say_where_they_looked_for_nginit() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("control.sock");
+    let (path, shown) = (socket.to_str().unwrap(), format!("{socket:?}"));
+    for args in [&["reload"] as &[&str], &["reload", "--wait"], &["status"], &["status", "--json"]] {
+        let (code, out, err) = nginit(args, &[("NGINIT_CONTROL", path), ("STATIC_BACKEND", "not;a;list")]);
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
+        assert!(err.starts_with(&format!("nginit: no nginit answers on {shown}: ")), "{err}");
+        assert!(err.contains("docker exec") && err.contains("NGINIT_CONTROL"), "{err}");
+        let (code, _, err) = nginit(args, &[("NGINIT_CONTROL", "off")]);
+        assert_eq!(code, Some(1), "{err}");
+        assert!(err.starts_with("nginit: NGINIT_CONTROL is off"), "{err}");
+    }
+    assert_eq!(nginit(&["reload", "--timeout", "soon"], &[]).0, Some(2));
+}
+
+#[test]
+fn a_command_waits_no_longer_than_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("control.sock");
+    // Somebody listens and never answers.
+    let _deaf = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let env = [("NGINIT_CONTROL", socket.to_str().unwrap())];
+    let (code, out, err) = nginit(&["reload", "--wait", "--timeout", "50ms"], &env);
+    assert_eq!((code, out.as_str()), (Some(2), ""), "{err}");
+    assert!(err.contains("within 50ms"), "{err}");
+}
+
+#[test]
+fn commands_tell_what_was_answered() {
+    use nginit::admin::socket::Listener;
+    use nginit::admin::{Outcome, ReloadResult, Reply, Request};
+
+    let outcome = |result, reason: Option<&str>| {
+        Reply::Outcome(Outcome { result, generation: 8, reason: reason.map(str::to_owned), took_ms: 41 })
+    };
+    let text = |text: &str| text.to_owned();
+    for (reply, want) in [
+        (outcome(ReloadResult::Live, None), (Some(0), text("generation 8 is live, 41 ms\n"), text(""))),
+        (
+            outcome(ReloadResult::Unchanged, None),
+            (Some(0), text("nothing has changed, generation 8 stays live\n"), text("")),
+        ),
+        (
+            outcome(ReloadResult::Refused, Some("a\nb")),
+            (Some(1), text(""), text("nginit: refused, generation 8 stays live: a\nnginit: b\n")),
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        let answer = move |asked: nginit::admin::socket::Asked| {
+            let waits = asked.request == Request::Reload { wait: true };
+            asked.answer(if waits { reply.clone() } else { Reply::Accepted });
+            true
+        };
+        let _serving = Listener::open(&socket).unwrap().serve(answer).unwrap();
+        let env = [("NGINIT_CONTROL", socket.to_str().unwrap())];
+        assert_eq!(nginit(&["reload", "--wait"], &env), want);
+        let taken = "taken; nginit status tells what came of it\n";
+        assert_eq!(nginit(&["reload"], &env), (Some(0), text(taken), text("")));
+    }
 }

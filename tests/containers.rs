@@ -672,3 +672,53 @@ fn compose_scales_both_services_and_all_of_them_are_found() {
         assert!(rendered.contains(&format!("server {address}:")), "{address} is missing:\n{rendered}");
     }
 }
+
+#[test]
+#[ignore = "needs a Docker engine; run by ./setup.sh test"]
+fn commands_reach_the_running_nginit_with_and_without_root() {
+    let servers = servers(1, 1);
+    let bare = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "-p", "127.0.0.1::8080"];
+    for (image, port, options) in
+        [(&images().nginit, 80, &["-p", ANY_PORT][..]), (&images().unprivileged, 8080, &bare[..])]
+    {
+        let proxy = servers.proxy(options, image, &[]);
+        proxy.answers(proxy.port(port), "/");
+        eventually("commands are served", || {
+            docker_any(&["exec", &proxy.name, "nginit", "status"]).status.success().then_some(())
+        });
+        // Whatever it finds, it ends well: nothing has changed, or a first look at the files was not possible.
+        docker(&["exec", &proxy.name, "nginit", "reload", "--wait"]);
+        let status = docker(&["exec", &proxy.name, "nginit", "status", "--json"]);
+        assert!(status.contains("\"state\":\"running\"") && status.contains("\"static_backend\""), "{status}");
+        assert_eq!(docker_any(&["exec", &proxy.name, "nginit", "nginx", "-t"]).status.code(), Some(78));
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker engine; run by ./setup.sh test"]
+fn a_container_that_starts_with_a_bad_list_serves_what_was_live_last() {
+    let servers = servers(1, 1);
+    let lists = Mounted::new();
+    lists.put("dynamic", &servers.api_list());
+    let volume = unique("conf");
+    docker(&["volume", "create", &volume]);
+    let start = || {
+        let mount = format!("{volume}:/run/nginit/conf.d");
+        let options = ["-v", &mount, "-v", &lists.at("/lists"), "-e", "NGINIT_CONF_DIR=/run/nginit/conf.d"];
+        let more = ["-e", "NGINIT_START=last-good", "-e", "DYNAMIC_BACKEND_FILE=/lists/dynamic", "-p", ANY_PORT];
+        let network = ["--network", &servers.network.name, &images().nginit];
+        Container::run("proxy", &[&options[..], &more, &network].concat())
+    };
+    let first = start();
+    first.answers(first.port(80), "/api/student");
+    docker(&["stop", &first.name]);
+    drop(first);
+
+    lists.put("dynamic", "web:99999");
+    let second = start();
+    assert_eq!(second.answers(second.port(80), "/api/student").server, "dynamic-1:8080");
+    second.says(&["NGINIT_START=last-good serves what was live last", "web:99999"]);
+    docker(&["stop", &second.name]);
+    drop(second);
+    docker(&["volume", "rm", &volume]);
+}

@@ -10,8 +10,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files, and directories with all that is below them, that decide and do not act.
-const PURE: [&str; 10] = [
+const PURE: [&str; 15] = [
+    "admin.rs",
     "upstream.rs",
+    "peers.rs",
+    "slots.rs",
     "settings.rs",
     "settings",
     "render.rs",
@@ -21,10 +24,12 @@ const PURE: [&str; 10] = [
     "nginx/facts.rs",
     "nginx/verdict.rs",
     "supervisor.rs",
+    "supervisor/generations.rs",
+    "supervisor/reload.rs",
 ];
 
 /// What they must not name, nor anything below it.
-const FORBIDDEN: [&str; 33] = [
+const FORBIDDEN: [&str; 40] = [
     "std::env",
     "std::fs",
     "std::process",
@@ -43,19 +48,26 @@ const FORBIDDEN: [&str; 33] = [
     "std::time::UNIX_EPOCH",
     "anyhow",
     "clap",
+    "hyper",
+    "hyper_util",
     "rustix",
     "signal_hook",
+    "tokio",
     "which",
+    "crate::admin::client",
+    "crate::admin::socket",
+    "crate::ask",
     "crate::cli",
     "crate::commands",
-    "crate::healthcheck",
     "crate::inputs",
     "crate::nginx::Nginx",
     "crate::nginx::find",
     "crate::reload",
     "crate::resolve",
     "crate::supervisor::child",
+    "crate::supervisor::confirm",
     "crate::supervisor::reaper",
+    "crate::supervisor::reloader",
     "crate::supervisor::shell",
     "crate::supervisor::signals",
 ];

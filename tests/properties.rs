@@ -27,6 +27,7 @@ use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestR
 use nginit::inputs::Env;
 use nginit::nginx::conf;
 use nginit::nginx::facts::Version;
+use nginit::peers::{self, Peers};
 use nginit::render::{self, Input};
 use nginit::settings::error::SettingsErrors;
 use nginit::settings::{self, Given, Settings, Vars};
@@ -74,7 +75,7 @@ fn render(settings: &Settings, nginx: Version) -> Files {
     let resolved: Resolved = found.filter(|(_, addresses)| !addresses.is_empty()).collect();
     render::render(Input {
         settings,
-        resolved: &resolved,
+        peers: &peers::peers(&settings.upstreams, &resolved),
         sources: &Sources::new(),
         env: &BTreeMap::new(),
         nginx,
@@ -647,7 +648,7 @@ fn printed(settings: &Settings, statement: &str, value: &str) -> Option<Vec<(Str
     let template = format!("set $before 1;\n{statement}\nset $after 1;\n# \"'\n");
     let files = render::render(Input {
         settings,
-        resolved: &Resolved::new(),
+        peers: &peers::peers(&settings.upstreams, &Resolved::new()),
         sources: &Sources::from([("x.conf.j2".to_owned(), template)]),
         env: &BTreeMap::from([("X".to_owned(), value.to_owned())]),
         nginx: Version(1, 30, 6),
@@ -685,7 +686,7 @@ fn a_quoted_value_is_one_argument_that_reads_as_it_was() {
             let template = format!("k{index} {{{{ env.X | quote }}}};\n");
             let files = render::render(Input {
                 settings: &settings,
-                resolved: &Resolved::new(),
+                peers: &Peers::new(),
                 sources: &Sources::from([("x.conf.j2".to_owned(), template)]),
                 env: &BTreeMap::from([("X".to_owned(), value.clone())]),
                 nginx: Version(1, 30, 6),

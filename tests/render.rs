@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 
 use nginit::inputs::{self, Env};
 use nginit::nginx::facts::Version;
+use nginit::peers;
 use nginit::reload::candidate;
 use nginit::render::{self, Input};
 use nginit::upstream::{Files, HostName, Resolved};
@@ -99,7 +100,7 @@ impl Case {
         let sources = inputs::templates(&self.templates).unwrap();
         let input = Input {
             settings: &settings,
-            resolved: &resolved(),
+            peers: &peers::peers(&settings.upstreams, &resolved()),
             sources: &sources,
             env: &env.to_map(),
             nginx: version,

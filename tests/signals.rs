@@ -196,7 +196,7 @@ fn signals_that_come_while_nginx_starts_are_not_its_end() {
         nginit.signal(Signal::USR1);
         nginit.signal(Signal::HUP);
         nginit.answers();
-        nginit.logs("generation 2 published");
+        nginit.logs("generation 2 live");
         let site = site_with(&web, &nginx);
         let nginit = Nginit::spawn(&site, site.command(&site.nginx_argv()));
         nginit.logs("generation 1 starts nginx");
@@ -216,4 +216,23 @@ fn a_stop_of_an_nginx_that_never_comes_up_is_a_stop() {
     nginit.logs("try again to bind()");
     nginit.signal(Signal::TERM);
     assert_eq!(nginit.code(), 143, "{}", nginit.report());
+}
+
+#[test]
+fn log_files_are_reopened_by_workers_of_another_user() {
+    let nginx = nginx_or_skip!();
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let web = Backend::start("web");
+    let site = site_with(&web, &nginx);
+    std::fs::set_permissions(site.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    site.write("nginx.conf", &site.main_conf("").replace("user root;", "user nobody nogroup;"));
+    let nginit = site.start();
+    nginit.signal(Signal::USR1);
+    nginit.logs("reopening logs");
+    nginit.reload();
+    nginit.signal(Signal::TERM);
+    assert_eq!(nginit.code(), 0, "{}", nginit.report());
+    assert!(!nginit.log().contains("[emerg]"), "{}", nginit.log());
 }

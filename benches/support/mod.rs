@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nginit::nginx::command::CommandLine;
+use nginit::nginx::command::{CommandLine, Needs};
 use rustix::process::{Pid, Signal, kill_process};
+
+pub mod load;
 
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -51,7 +53,7 @@ pub fn runs() -> Option<usize> {
             "--bench" => is_bench = true,
             "--runs" => runs = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0)?,
             _ => {
-                eprintln!("usage: cargo bench [--bench start|memory|render] [-- --runs N]");
+                eprintln!("usage: cargo bench [--bench start|memory|render|reload] [-- --runs N]");
                 return None;
             }
         }
@@ -68,6 +70,17 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 
 pub fn min(values: impl IntoIterator<Item = f64>) -> f64 {
     values.into_iter().fold(f64::INFINITY, f64::min)
+}
+
+pub fn max(values: impl IntoIterator<Item = f64>) -> f64 {
+    values.into_iter().fold(f64::NEG_INFINITY, f64::max)
+}
+
+/// What `percent` of the values do not exceed.
+pub fn percentile(values: impl IntoIterator<Item = f64>, percent: usize) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values.get((values.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
 /// Prints a table that can be pasted into Markdown.
@@ -141,10 +154,12 @@ pub struct Site {
     pub address: SocketAddr,
     /// `nginx -c CONF`
     pub argv: Vec<OsString>,
-    /// The same as nginit completes it: with the binary's path and directives that it adds.
+    /// The same as nginit completes it: with the binary's path and directives that it adds, but for a log of nginit's own.
     pub completed: Vec<OsString>,
     /// What nginit is told.
     pub env: Vec<(&'static str, OsString)>,
+    /// How many workers nginx has.
+    pub workers: usize,
     cores: Cores,
 }
 
@@ -162,19 +177,38 @@ impl Site {
         let line = CommandLine::parse(argv.clone(), None);
         cores.place(0);
         let workers = std::thread::available_parallelism()?.get();
-        let workers = u16::try_from(workers)?;
-        let globals = line.nginx.as_ref().ok_or("not nginx")?.missing_globals(&conf, || workers);
+        let count = u16::try_from(workers)?;
+        let timeout = Some(Duration::from_secs(30));
+        let needs = Needs { workers: || count, worker_shutdown_timeout: timeout, errors: None };
+        let globals = line.nginx.as_ref().ok_or("not nginx")?.missing_globals(&conf, &needs);
         let env = vec![
             ("STATIC_BACKEND", "127.0.0.1:9001 127.0.0.1:9002".into()),
             ("DYNAMIC_BACKEND", "127.0.0.1:9003 127.0.0.1:9004".into()),
             ("NGINIT_LISTEN", address.to_string().into()),
             ("NGINIT_CONF_DIR", conf_dir.into()),
             ("NGINIT_TEMPLATES", dir.join("none").into()),
+            ("NGINIT_CONTROL", dir.join("control.sock").into()),
             ("NGINIT_NGINX", nginx.into()),
+            ("NGINIT_RELOAD_INTERVAL", "0".into()),
         ];
-        let site = Self { completed: line.with(nginx, &globals), dir, address, argv, env, cores };
-        let rendered = site.command(nginit, &["render".into(), "--out".into(), site.rendered().into()]).status()?;
-        if rendered.success() { Ok(site) } else { Err("nginit render fails".into()) }
+        let site = Self { completed: line.with(nginx, &globals), dir, address, argv, env, workers, cores };
+        site.render(nginit, &site.rendered())?;
+        Ok(site)
+    }
+
+    /// Has `nginit` render the configuration into `out`.
+    pub fn render(&self, nginit: &Path, out: &Path) -> Outcome<()> {
+        self.run(nginit, &["render".into(), "--out".into(), out.into()])
+    }
+
+    /// Runs something that ends by itself, and in success.
+    pub fn run(&self, program: &Path, args: &[OsString]) -> Outcome<()> {
+        let output = self.command(program, args).stderr(Stdio::piped()).output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(format!("{} {args:?} fails: {said}", program.display()).into())
     }
 
     pub fn rendered(&self) -> PathBuf {
@@ -225,7 +259,7 @@ fn main_conf(dir: &Path) -> String {
 
 /// A port that nobody listens on, from below those that the kernel gives to clients: there, an
 /// attempt to connect to a port that is not open yet could meet itself.
-fn free_port() -> Outcome<SocketAddr> {
+pub fn free_port() -> Outcome<SocketAddr> {
     static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
     let first = 12_000 + u16::try_from(std::process::id() % 18_000)?;
     loop {
@@ -263,15 +297,20 @@ fn answer(address: SocketAddr, begin: Instant, child: &mut Child) -> Outcome<()>
 }
 
 /// Waits until `fact` holds.
-pub fn eventually(what: &str, mut fact: impl FnMut() -> Outcome<bool>) -> Outcome<()> {
+pub fn eventually(what: &str, fact: impl FnMut() -> Outcome<bool>) -> Outcome<()> {
+    if within(DEADLINE, fact)? { Ok(()) } else { Err(format!("in vain: {what}").into()) }
+}
+
+/// Waits until `fact` holds, and says whether it does in time.
+pub fn within(limit: Duration, mut fact: impl FnMut() -> Outcome<bool>) -> Outcome<bool> {
     let begin = Instant::now();
-    while begin.elapsed() < DEADLINE {
+    while begin.elapsed() < limit {
         if fact()? {
-            return Ok(());
+            return Ok(true);
         }
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(Duration::from_micros(200));
     }
-    Err(format!("in vain: {what}").into())
+    Ok(false)
 }
 
 /// A process that was started, and the nginx below it. Both end with it.
@@ -291,6 +330,12 @@ impl Running {
 
     fn nginx(&self) -> Option<u32> {
         fs::read_to_string(&self.pid_file).ok()?.trim().parse().ok()
+    }
+
+    /// How many processes nginx's master has, or the one that was started where no nginx is.
+    pub fn workers(&self) -> Outcome<usize> {
+        let master = self.nginx().unwrap_or(self.child.id());
+        Ok(fs::read_to_string(format!("/proc/{master}/task/{master}/children"))?.split_whitespace().count())
     }
 
     /// What nginx's master process says that it is.

@@ -16,6 +16,7 @@ use libfuzzer_sys::fuzz_target;
 use nginit::exit::Failure;
 use nginit::inputs::Env;
 use nginit::nginx::facts::Version;
+use nginit::peers;
 use nginit::reload::candidate;
 use nginit::render::{self, Input};
 use nginit::settings::Settings;
@@ -41,7 +42,7 @@ fuzz_target!(|data: &[u8]| {
     let resolved = resolve(&settings);
     let input = Input {
         settings: &settings,
-        resolved: &resolved,
+        peers: &peers::peers(&settings.upstreams, &resolved),
         sources: &Sources::new(),
         env: &BTreeMap::new(),
         nginx: Version(1, 30, 6),

@@ -5,6 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::conf;
 
@@ -17,9 +18,16 @@ pub fn or_default(argv: Vec<OsString>) -> Vec<OsString> {
     if argv.is_empty() { DEFAULT.map(OsString::from).to_vec() } else { argv }
 }
 
-/// Longest wait for an old worker's requests after a reload; without it a worker with one open
-/// WebSocket stays for ever. Half a minute is longer than most requests and uploads.
-const WORKER_SHUTDOWN_TIMEOUT: &str = "30s";
+/// What the supervised nginx needs besides its files.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs<'a, W> {
+    /// Its worker processes, asked for only if nobody has set them.
+    pub workers: W,
+    /// Longest wait for requests in old workers; nothing waits for ever.
+    pub worker_shutdown_timeout: Option<Duration>,
+    /// A file for its emerg lines, so that we learn why it refuses a reload.
+    pub errors: Option<&'a Path>,
+}
 
 /// A command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +66,14 @@ impl CommandLine {
         let word = (0..argv.len()).rfind(|at| is_nginx(&argv[*at]) && ends_as_nginx(*at));
         let options = word.map(|word| Options::parse(&argv, word));
         Self { argv, nginx: options.filter(|options| !options.serves_nothing) }
+    }
+
+    /// Whether nginx is run by the user that nginit is: the program itself, or what an entrypoint
+    /// script ends as. Others, such as gosu, are there to change that.
+    pub fn keeps_user(&self) -> bool {
+        let first = self.argv.first().map(|word| Path::new(word).file_name().unwrap_or_default().to_string_lossy());
+        let entrypoint = first.is_some_and(|name| name.contains("entrypoint"));
+        self.nginx.as_ref().is_some_and(|options| options.word == 0 || entrypoint)
     }
 
     /// The word that names nginx's binary.
@@ -135,7 +151,7 @@ impl Options {
     /// Directives that nginit gives nginx in front of `-g`, because the supervised nginx needs
     /// them, each only where neither the command line nor `main`, the text of the main
     /// configuration file, sets it: nginx refuses a directive that is there twice.
-    pub fn missing_globals(&self, main: &str, workers: impl Fn() -> u16) -> String {
+    pub fn missing_globals(&self, main: &str, needs: &Needs<'_, impl Fn() -> u16>) -> String {
         let mut missing = Vec::new();
         let mut need = |name: &str, value: &dyn Fn() -> String| {
             if !self.settles(name, main) {
@@ -143,15 +159,29 @@ impl Options {
             }
         };
         need("daemon", &|| "off".to_owned());
-        need("worker_processes", &|| workers().to_string());
-        need("worker_shutdown_timeout", &|| WORKER_SHUTDOWN_TIMEOUT.to_owned());
+        need("worker_processes", &|| (needs.workers)().to_string());
+        let timeout = needs.worker_shutdown_timeout.map_or(0, |timeout| timeout.as_millis());
+        need("worker_shutdown_timeout", &|| format!("{timeout}ms"));
+        if let Some(errors) = needs.errors.filter(|_| self.can_tell_errors(main)) {
+            missing.push(format!("error_log {} emerg;", errors.display()));
+        }
         missing.join(" ")
+    }
+
+    /// Whether nginx can be given one more error log: where none is set, that would take the place
+    /// of the compiled-in one.
+    pub fn can_tell_errors(&self, main: &str) -> bool {
+        self.settles("error_log", main)
+    }
+
+    /// The text of `-g`.
+    pub fn own_globals(&self) -> &str {
+        self.globals.as_ref().map_or("", |(text, ..)| text)
     }
 
     /// Whether the main file's text or the command line sets a directive outside of any block.
     pub fn settles(&self, directive: &str, main: &str) -> bool {
-        let own = self.globals.as_ref().map_or("", |(text, ..)| text);
-        conf::sets(main, directive) || conf::sets(own, directive)
+        conf::sets(main, directive) || conf::sets(self.own_globals(), directive)
     }
 
     /// Arguments of a test of the configuration `main`, with the same options otherwise; `globals`
@@ -161,8 +191,7 @@ impl Options {
         if let Some(prefix) = &self.prefix {
             args.extend(["-p".into(), prefix.into()]);
         }
-        let own = self.globals.as_ref().map_or("", |(text, ..)| text);
-        let all = [globals, own].join(" ");
+        let all = [globals, self.own_globals()].join(" ");
         if !all.trim().is_empty() {
             args.extend(["-g".into(), all.trim().into()]);
         }
@@ -212,8 +241,11 @@ mod tests {
         );
         let facts = super::super::facts::Facts::find(b"nginx version: nginx/1.1.1\0configure arguments: \0").unwrap();
         assert_eq!(options.main_conf(&facts), Path::new("/opt/a.conf"));
-        assert_eq!(options.missing_globals("", || 2), "worker_processes 2; worker_shutdown_timeout 30s;");
-        assert_eq!(options.missing_globals("worker_processes 1;", || 2), "worker_shutdown_timeout 30s;");
+        let timeout = Some(Duration::from_secs(30));
+        let needs = Needs { workers: || 2, worker_shutdown_timeout: timeout, errors: Some(Path::new("/e")) };
+        assert_eq!(options.missing_globals("", &needs), "worker_processes 2; worker_shutdown_timeout 30000ms;");
+        let main = "worker_processes 1; error_log stderr;";
+        assert_eq!(options.missing_globals(main, &needs), "worker_shutdown_timeout 30000ms; error_log /e emerg;");
         let test = options.test_args(Path::new("/s/nginx.conf"), "worker_processes 2;");
         assert_eq!(test, ["-t", "-c", "/s/nginx.conf", "-p", "/opt", "-g", "worker_processes 2; daemon off;"]);
     }

@@ -1,7 +1,7 @@
 //! nginx's configuration language, as far as nginit must read a file it did not write.
 //!
-//! Two questions only: does a file set a directive outside of any block, and where does it include
-//! our directory, so that a test can read the candidate instead. Pure.
+//! What a file sets outside of any block, what it names, and where it includes our directory, so that a
+//! test can read the candidate instead. Pure.
 
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -19,6 +19,14 @@ pub fn sets(text: &str, directive: &str) -> bool {
         .any(|s| s.depth == 0 && s.words.first().is_some_and(|word| unquote(&text[word.clone()]) == directive))
 }
 
+/// The first argument of the first statement `directive` outside of any block.
+pub fn setting<'a>(text: &'a str, directive: &str) -> Option<&'a str> {
+    statements(text).into_iter().filter(|s| s.depth == 0).find_map(|s| match &s.words[..] {
+        [word, argument, ..] if unquote(&text[word.clone()]) == directive => Some(unquote(&text[argument.clone()])),
+        _ => None,
+    })
+}
+
 /// The first argument of every statement `directive`, wherever it stands.
 pub fn arguments<'a>(text: &'a str, directive: &str) -> Vec<&'a str> {
     let found = statements(text).into_iter().filter_map(|s| match &s.words[..] {
@@ -28,28 +36,83 @@ pub fn arguments<'a>(text: &'a str, directive: &str) -> Vec<&'a str> {
     found.collect()
 }
 
+/// Every statement, wherever it stands, as its words without their quotes.
+pub fn words(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    let unquoted = |words: Vec<Range<usize>>| words.into_iter().map(|word| unquote(&text[word])).collect();
+    statements(text).into_iter().map(move |statement| unquoted(statement.words))
+}
+
+/// `path` as one word, whatever it holds.
+pub fn quoted(path: &Path) -> String {
+    format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// `text` with each argument that `change` gives a path for replaced by that. It is asked with all
+/// words of the statement, and the argument. Also says how many were replaced.
+pub fn replaced(text: &str, change: impl Fn(&[&str], &str) -> Option<PathBuf>) -> (String, usize) {
+    let mut out = String::with_capacity(text.len());
+    let mut done = 0;
+    let mut count = 0;
+    for statement in statements(text) {
+        let words: Vec<&str> = statement.words.iter().map(|word| unquote(&text[word.clone()])).collect();
+        for (range, argument) in statement.words.iter().zip(&words).skip(1) {
+            let Some(path) = change(&words, argument) else { continue };
+            out.push_str(&text[done..range.start]);
+            out.push_str(&quoted(&path));
+            done = range.end;
+            count += 1;
+        }
+    }
+    out.push_str(&text[done..]);
+    (out, count)
+}
+
+/// `text` with the relative paths that lead out of `base`, its file's directory, made absolute. Those
+/// that start at nginx's prefix instead mean the same wherever the file stands.
+pub fn anchored(text: &str, base: &Path) -> String {
+    let of_prefix = |directive: &str| {
+        ["_log", "_path"].iter().any(|end| directive.ends_with(end))
+            || ["pid", "lock_file", "load_module", "root", "alias"].contains(&directive)
+    };
+    let climbs = |argument: &str| {
+        let mut components = Path::new(argument).components();
+        components.find(|component| *component != Component::CurDir) == Some(Component::ParentDir)
+    };
+    replaced(text, |words, argument| (climbs(argument) && !of_prefix(words[0])).then(|| base.join(argument))).0
+}
+
 /// `text` with every `include` of a path under `from` made one under `to`. Relative paths start at
 /// `base`, the directory of the main configuration file.
 /// Also says how many includes were changed.
 pub fn redirect_includes(text: &str, base: &Path, from: &Path, to: &Path) -> (String, usize) {
-    let mut out = String::with_capacity(text.len());
-    let mut done = 0;
-    let mut changed = 0;
-    for statement in statements(text) {
-        let [directive, path] = &statement.words[..] else { continue };
-        if unquote(&text[directive.clone()]) != "include" {
-            continue;
+    let from = normal(from);
+    replaced(text, |words, path| {
+        let ["include", _] = words else { return None };
+        Some(to.join(normal(&base.join(path)).strip_prefix(&from).ok()?))
+    })
+}
+
+/// Whether an `include` of `text` reads the file `name` of the directory `dir`.
+pub fn includes(text: &str, base: &Path, dir: &Path, name: &str) -> bool {
+    words(text).any(|words| match words[..] {
+        ["include", path] => {
+            let path = normal(&base.join(path));
+            let pattern = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            path.parent() == Some(&normal(dir)) && matches(pattern.as_bytes(), name.as_bytes())
         }
-        let included = normal(&base.join(unquote(&text[path.clone()])));
-        let Ok(rest) = included.strip_prefix(normal(from)) else { continue };
-        out.push_str(&text[done..path.start]);
-        let path_to = to.join(rest).display().to_string().replace('\\', "\\\\").replace('"', "\\\"");
-        out.push_str(&format!("\"{path_to}\""));
-        done = path.end;
-        changed += 1;
+        _ => false,
+    })
+}
+
+/// Whether a pattern with `*` and `?` stands for `name` (glob(7); sets are taken for no match).
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    match (pattern, name) {
+        ([], []) => true,
+        ([b'*', rest @ ..], _) => (0..=name.len()).any(|skip| matches(rest, &name[skip..])),
+        ([b'?', rest @ ..], [_, tail @ ..]) => matches(rest, tail),
+        ([a, rest @ ..], [b, tail @ ..]) => a == b && matches(rest, tail),
+        _ => false,
     }
-    out.push_str(&text[done..]);
-    (out, changed)
 }
 
 /// The path without `.` and `..`, as text alone tells.
@@ -136,6 +199,8 @@ mod tests {
         assert!(!sets(MAIN, "daemon") && !sets(MAIN, "worker_connections"));
         assert_eq!(arguments(MAIN, "include").len(), 3);
         assert_eq!(arguments("http { server { listen 80 x; listen '[::]:80'; } }", "listen"), ["80", "[::]:80"]);
+        assert_eq!((setting(MAIN, "worker_processes"), setting(MAIN, "daemon")), (Some("auto"), None));
+        assert_eq!(setting("daemon \"on\"; daemon off;", "daemon"), Some("on"));
         assert!(sets("daemon off;", "daemon") && !sets("", "daemon") && !sets("x${daemon", "daemon"));
     }
 
@@ -151,10 +216,36 @@ mod tests {
     }
 
     #[test]
+    fn paths_that_climb_are_made_absolute_unless_they_start_at_the_prefix() {
+        let kept = "include a/../b; x ..a; root ../html; access_log ../log main; proxy_cache_path ../cache;\n";
+        let text = format!("{kept}ssl_certificate ./../\"certs/a.pem; include '../shared/*.conf';");
+        let anchored = anchored(&text, Path::new("/etc/nginx"));
+        let rest = anchored.strip_prefix(kept).unwrap();
+        assert_eq!(
+            rest,
+            "ssl_certificate \"/etc/nginx/./../\\\"certs/a.pem\"; include \"/etc/nginx/../shared/*.conf\";"
+        );
+    }
+
+    #[test]
     fn no_text_makes_it_panic() {
         for text in ["\\", "\"", "'", "#", "a\\", "$", "${", "}", "{", "\"\\\"", "é;ü{"] {
             assert!(!sets(text, "x"));
             let _ = redirect_includes(text, Path::new("/"), Path::new("/a"), Path::new("/b"));
+            let _ = (anchored(text, Path::new("/")), setting(text, "x"));
+        }
+    }
+
+    #[test]
+    fn a_pattern_includes_what_it_stands_for() {
+        let includes = |path: &str| {
+            super::includes(&format!("http {{ include {path}; }}"), Path::new("/e"), Path::new("/e/conf.d"), "a-b.conf")
+        };
+        for yes in ["conf.d/*.conf", "/e/conf.d/*", "/e/./conf.d/a*", "\"conf.d/a?b.conf\"", "conf.d/a-b.conf"] {
+            assert!(includes(yes), "{yes}");
+        }
+        for no in ["conf.d/default.conf", "*.conf", "/conf.d/*.conf", "conf.d/*/*.conf", "conf.d/b*"] {
+            assert!(!includes(no), "{no}");
         }
     }
 }

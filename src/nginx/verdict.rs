@@ -22,6 +22,17 @@ pub fn reason(output: &str, shown: &[(String, String)]) -> String {
     }
 }
 
+/// The reason why the process `master` refused a configuration for good, if the error log `log`
+/// says so. A port in use is tried several times, each with a line (`ngx_open_listening_sockets`
+/// in nginx's src/core/ngx_connection.c), and only the line after the last try is final; the socket of
+/// an old listener that somebody removed is none, and a worker's line is not the master's word.
+pub fn refusal(log: &str, master: i32) -> Option<String> {
+    let own = format!("[emerg] {master}#");
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(&own)).collect();
+    let goes_on = |line: &&&str| ["bind() to ", "listen() to ", "unlink() "].iter().any(|call| line.contains(call));
+    lines.iter().any(|line| !goes_on(&line)).then(|| reason(&lines.join("\n"), &[]))
+}
+
 /// A message of an error log without its `PID#TID:`.
 fn without_pid(message: &str) -> &str {
     let pid = |word: &str| word.bytes().all(|b| b.is_ascii_digit() || b == b'#' || b == b':') && word.contains('#');
@@ -62,5 +73,16 @@ mod tests {
         let stamped = "2026/01/01 00:00:00 [emerg] 1#1: a duplicate default server for 0.0.0.0:80 in /x:1\n";
         let stamped = reason(stamped, &[]);
         assert!(stamped.starts_with("a duplicate") && stamped.contains("remove default_server there"), "{stamped}");
+    }
+    #[test]
+    fn a_port_in_use_is_final_after_the_last_try() {
+        let tried = "2026/01/01 00:00:00 [emerg] 7#7: bind() to 0.0.0.0:80 failed (98: Address already in use)\n";
+        assert_eq!(refusal(tried, 7), None);
+        let log = format!("{tried}{tried}2026/01/01 00:00:02 [emerg] 7#7: still could not bind()\n");
+        assert_eq!(refusal(&log, 7).as_deref(), Some("bind() to 0.0.0.0:80 failed (98: Address already in use)"));
+        assert_eq!(refusal(&log, 8), None, "another process");
+        assert_eq!(refusal("", 7), None);
+        let gone = "2026/01/01 00:00:00 [emerg] 7#7: unlink() /a.sock failed (2: No such file or directory)\n";
+        assert_eq!(refusal(gone, 7), None);
     }
 }

@@ -3,15 +3,29 @@
 use std::fs;
 use std::net::Ipv6Addr;
 
+use crate::admin::UpstreamCount;
 use crate::exit::{Failure, Status};
 use crate::inputs::{self, Env, Reading};
 use crate::log::{self, Level};
 use crate::nginx::facts::Version;
+use crate::peers;
 use crate::render;
 use crate::resolve;
 use crate::settings::error::SettingsErrors;
 use crate::settings::{self, Note, Settings};
+use crate::slots::{self, Slots};
 use crate::upstream::{Address, Files, Resolved};
+
+/// What the next candidate has to know of the one that is live.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// The addresses of host names; they stay while a name does not resolve.
+    pub resolved: Resolved,
+    /// The slots of servers.
+    pub slots: Slots,
+    /// Whether there are templates of the operator's.
+    pub templates: bool,
+}
 
 /// A configuration that was rendered and not yet tested.
 #[derive(Debug)]
@@ -20,6 +34,12 @@ pub struct Candidate {
     pub settings: Settings,
     /// The addresses of the host names in it.
     pub resolved: Resolved,
+    /// The slots of the servers in it.
+    pub slots: Slots,
+    /// Its servers, counted.
+    pub upstreams: Vec<UpstreamCount>,
+    /// Whether templates of the operator's went into it.
+    pub templates: bool,
     /// Its files.
     pub files: Files,
     /// What the operator should know.
@@ -44,6 +64,11 @@ impl Candidate {
         let left_out = if left_out > 0 { format!(" left_out={left_out}") } else { String::new() };
         format!("upstreams={} servers={servers}{left_out}", upstreams.len())
     }
+
+    /// What the next candidate has to know of it, if it becomes live.
+    pub fn into_known(self) -> Known {
+        Known { resolved: self.resolved, slots: self.slots, templates: self.templates }
+    }
 }
 
 /// Reads the settings alone.
@@ -66,6 +91,17 @@ pub fn settings(env: &Env) -> Result<(Settings, Vec<Note>), Failure> {
     Err(Failure::new(Status::BadEnvironment, SettingsErrors(errors).to_string()))
 }
 
+/// The settings of nginit itself, without those that are bad and without any upstream: for serving
+/// what was live last while the variables cannot be used.
+pub fn own_settings(env: &Env) -> Settings {
+    let mut vars = env.read().vars;
+    vars.retain(|name, _| name.starts_with("NGINIT_"));
+    if let Err(SettingsErrors(errors)) = settings::parse(&vars) {
+        vars.retain(|_, given| errors.iter().all(|error| error.variable != given.variable));
+    }
+    settings::parse(&vars).unwrap_or_else(|_| settings::defaults()).0
+}
+
 /// Writes notes to the log.
 pub fn log_notes(notes: &[Note]) {
     for note in notes {
@@ -74,11 +110,11 @@ pub fn log_notes(notes: &[Note]) {
 }
 
 /// Makes a candidate from what `env` and the files that it names say now; a name that does not
-/// resolve keeps the addresses that are `known` of it.
+/// resolve keeps the addresses that are `known` of it, and a server its slot.
 ///
 /// # Errors
 /// Faults of variables, of files that they name, or of a template.
-pub fn make(env: &Env, nginx: Version, generation: u64, known: &Resolved) -> Result<Candidate, Failure> {
+pub fn make(env: &Env, nginx: Version, generation: u64, known: &Known) -> Result<Candidate, Failure> {
     let (settings, notes) = settings(env)?;
     render(env, settings, notes, nginx, generation, known)
 }
@@ -93,10 +129,14 @@ pub fn render(
     mut notes: Vec<Note>,
     nginx: Version,
     generation: u64,
-    known: &Resolved,
+    known: &Known,
 ) -> Result<Candidate, Failure> {
     let refuse = |reason: String| Failure::new(Status::BadConfiguration, reason);
     let sources = inputs::templates(&settings.templates).map_err(|err| refuse(format!("{err:#}")))?;
+    if known.templates && !settings.templates.exists() {
+        let dir = settings.templates.display();
+        return Err(refuse(format!("\"NGINIT_TEMPLATES\": \"{dir}\" is gone; mount it again, or restart without it")));
+    }
     if settings.upstreams.is_empty() {
         let text = "no upstream is declared: set STATIC_BACKEND, DYNAMIC_BACKEND, or NAME_BACKEND and NAME_ROUTE";
         notes.push(Note { level: Level::Warn, text: text.to_owned() });
@@ -105,7 +145,7 @@ pub fn render(
     let names = resolve::names(&settings.upstreams);
     let (mut resolved, failed) =
         if names.is_empty() { Default::default() } else { resolve::resolve(names, ipv6 == Ipv6::Routed) };
-    let kept = failed.keys().filter_map(|name| Some((name.clone(), known.get(name)?.clone())));
+    let kept = failed.keys().filter_map(|name| Some((name.clone(), known.resolved.get(name)?.clone())));
     resolved.extend(kept);
     for (name, upstream) in &settings.upstreams {
         for server in &upstream.servers {
@@ -123,10 +163,17 @@ pub fn render(
             }
         }
     }
+    let peers = peers::peers(&settings.upstreams, &resolved);
+    let (peers, slots) = slots::place_all(&known.slots, &settings.upstreams, peers);
+    let counts = peers.iter().map(|(name, peers)| {
+        let gone = peers.iter().filter(|peer| peer.gone).count();
+        UpstreamCount { name: name.upstream(), servers: peers.len() - gone, gone }
+    });
+    let upstreams = counts.collect();
     let env = env.to_map();
     let input = render::Input {
         settings: &settings,
-        resolved: &resolved,
+        peers: &peers,
         sources: &sources,
         env: &env,
         nginx,
@@ -134,7 +181,8 @@ pub fn render(
         generation,
     };
     let files = render::render(input).map_err(|err| refuse(err.to_string()))?;
-    Ok(Candidate { settings, resolved, files, notes })
+    let templates = !sources.is_empty();
+    Ok(Candidate { settings, resolved, slots, upstreams, templates, files, notes })
 }
 
 /// What the kernel can do with IPv6.

@@ -1,32 +1,45 @@
-//! The files of a configuration on disk: stage aside, publish by rename.
+//! The files of a configuration on disk: stage aside, publish by rename, take back.
 //!
-//! Everything that is written has a hidden name inside of the configuration directory first, on the
-//! same file system, where no `*.conf` pattern finds it. A reader sees an old file or a new
-//! one, never a part of one, and a failure in the middle of publishing puts the old ones back.
-//! Files that others put into the directory are never touched, unless a rendered one has the
-//! same name.
+//! Everything that is written has its place in a hidden directory inside of the configuration
+//! directory first, on the same file system, where no `*.conf` pattern finds it. A reader sees an
+//! old file or a new one, never a part of one. What is replaced is kept in a
+//! journal (`journal.rs`) until the new set is proven; a failure in the middle of publishing puts
+//! it back at once, a crash at the next start. Files that others put into the directory are never
+//! touched, unless a rendered one has the same name.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, ErrorKind, Read};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use super::journal::{self, Failed, Journal, is_ours, read_dir_or_none};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
 use crate::nginx::conf;
-use crate::render::MARK;
+use crate::nginx::main::by_one_name;
+use crate::render::generation;
 use crate::upstream::Files;
 
 /// Name of the hidden directory that is staged in.
-const STAGE: &str = ".nginit";
+const PRIVATE: &str = ".nginit";
+
+/// How the name of anything else that is ours and hidden begins.
+const HIDDEN: &str = ".nginit-";
 
 /// A configuration directory.
 #[derive(Debug, Clone)]
 pub struct Disk {
     /// The directory of the live files.
     live: PathBuf,
-    /// Where candidates are staged.
-    stage: PathBuf,
+    /// Where nginit has its own files.
+    private: PathBuf,
 }
+
+/// Keeps others from a configuration directory.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "the lock is the open file's")] File);
 
 /// A candidate on disk that can be tested.
 #[derive(Debug)]
@@ -40,17 +53,90 @@ pub struct Staged {
 impl Disk {
     /// The directory `live`, staged inside of itself.
     pub fn new(live: &Path) -> Self {
-        Self { live: live.to_owned(), stage: live.join(STAGE) }
+        Self { live: live.to_owned(), private: live.join(PRIVATE) }
     }
 
     /// The directory `live` for tests alone: staged in `stage`, never published.
     pub fn staged_in(live: &Path, stage: &Path) -> Self {
-        Self { live: live.to_owned(), stage: stage.to_owned() }
+        Self { live: live.to_owned(), private: stage.to_owned() }
     }
 
     /// The directory of the live files.
     pub fn live(&self) -> &Path {
         &self.live
+    }
+
+    /// nginit's private directory, `.nginit` in the live one.
+    pub fn private(&self) -> &Path {
+        &self.private
+    }
+
+    /// The socket on which nginx answers its generation.
+    pub fn generation_socket(&self) -> PathBuf {
+        self.private.join("generation.sock")
+    }
+
+    /// The file that nginx writes its worst errors to. Not in the private directory: workers, which may
+    /// be another user's, open it again when log files are rotated.
+    pub fn errors(&self) -> PathBuf {
+        self.live.join(format!("{HIDDEN}errors"))
+    }
+
+    /// Takes the directory for this nginit alone, for as long as the value lives: two of them would take
+    /// each other's socket and files.
+    ///
+    /// # Errors
+    /// `WouldBlock` when another one has it, or what keeps it from being looked at. A file system
+    /// without locks is no error.
+    pub fn lock(&self) -> io::Result<Lock> {
+        self.make_private()?;
+        let file = File::options().create(true).truncate(false).write(true).open(self.private.join("lock"))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Err(ErrorKind::WouldBlock.into()),
+            _ => Ok(Lock(file)),
+        }
+    }
+
+    /// Makes the live and the private directory ready for a start of nginx: an empty file for its
+    /// errors, and no socket of an earlier run, which it could not bind again.
+    ///
+    /// # Errors
+    /// The first operation that fails.
+    pub fn prepare(&self) -> io::Result<()> {
+        self.make_private()?;
+        journal::write(&self.errors(), "")?;
+        journal::remove(&self.generation_socket())
+    }
+
+    /// Whether a socket can be where [`Disk::generation_socket`] says. Some file systems, above all
+    /// those that a virtual machine shares with its host, know none.
+    ///
+    /// # Errors
+    /// What keeps it from being bound.
+    pub fn try_socket(&self) -> io::Result<()> {
+        // statfs(2); trying takes longer than asking, and these can.
+        const EXT: i64 = 0xef53;
+        const OVERLAY: i64 = 0x794c_7630;
+        const TMPFS: i64 = 0x0102_1994;
+        const XFS: i64 = 0x5846_5342;
+        const BTRFS: i64 = 0x9123_683e;
+        let kind = rustix::fs::statfs(&self.private)?.f_type;
+        if [EXT, OVERLAY, TMPFS, XFS, BTRFS].contains(&kind) {
+            return Ok(());
+        }
+        let socket = self.generation_socket();
+        UnixListener::bind(&socket).and_then(|_| journal::remove(&socket))
+    }
+
+    fn make_private(&self) -> io::Result<()> {
+        match journal::make_private(&self.private) {
+            // Most often the live directory is there.
+            Err(err) if err.kind() == ErrorKind::NotFound => {
+                self.private.parent().map_or(Ok(()), fs::create_dir_all)?;
+                journal::make_private(&self.private)
+            }
+            made => made,
+        }
     }
 
     /// What keeps the directory from being written, and what to do about it.
@@ -64,17 +150,33 @@ impl Disk {
                 "\"NGINIT_CONF_DIR\": a file in \"{dir}\" is a mount of its own: {err}; mount the directory"
             );
         }
-        let remedy = "mount a writable directory there, for example with --tmpfs, or set NGINIT_CONF_DIR to one that nginx.conf includes";
+        if err.kind() == ErrorKind::WouldBlock {
+            return format!(
+                "\"NGINIT_CONF_DIR\": another nginit runs on \"{dir}\"; each needs a directory of its own (to test a \
+                 configuration, use nginit check)"
+            );
+        }
+        let remedy = match err.kind() {
+            ErrorKind::PermissionDenied if self.private.exists() => {
+                "mount a directory there that this user can write, with all that is in it, its hidden .nginit too, or set \
+                 NGINIT_CONF_DIR to one that nginx.conf includes"
+                    .to_owned()
+            }
+            ErrorKind::StorageFull => "free space or inodes there, or enlarge the mount".to_owned(),
+            ErrorKind::QuotaExceeded => "free space there, or raise the quota".to_owned(),
+            ErrorKind::ReadOnlyFilesystem => format!(
+                "mount a writable file system there, for example with --tmpfs {dir}, or set NGINIT_CONF_DIR to a \
+                 writable directory that nginx.conf includes"
+            ),
+            _ => "mount a writable directory there, for example with --tmpfs, or set NGINIT_CONF_DIR to one that \
+                  nginx.conf includes"
+                .to_owned(),
+        };
         format!("\"NGINIT_CONF_DIR\": \"{dir}\" cannot be written: {err}; {remedy}")
     }
 
     fn new_dir(&self) -> PathBuf {
-        self.stage.join("new")
-    }
-
-    /// Where a test of the candidate writes what it prints.
-    pub fn test_output(&self) -> PathBuf {
-        self.stage.join("output")
+        self.private.join("new")
     }
 
     /// Writes the candidate aside.
@@ -83,17 +185,16 @@ impl Disk {
     /// The first operation that fails; nothing live is touched.
     pub fn stage(&self, files: &Files) -> io::Result<()> {
         self.drop_staged()?;
-        fs::create_dir_all(self.new_dir())?;
-        for (name, text) in files {
-            fs::write(self.new_dir().join(name), text)?;
-        }
-        Ok(())
+        self.make_private()?;
+        let dir = self.new_dir();
+        journal::make_private(&dir)?;
+        files.iter().try_for_each(|(name, text)| journal::write(&dir.join(name), text))
     }
 
     /// Makes a staged candidate testable: its directory gets links to what others put into the
     /// live one, and a copy of the main configuration file `main` includes it in place of the live
     /// one. The copy stands among links to the neighbours of `main`, so that its relative paths
-    /// still lead there.
+    /// still lead there, those in files that it includes too, unless these climb out with `..`.
     ///
     /// # Errors
     /// The first operation that fails, or that `main` includes nothing of the live directory.
@@ -101,24 +202,28 @@ impl Disk {
         let dir = self.new_dir();
         for entry in read_dir_or_none(&self.live)? {
             let name = entry.file_name();
-            let replaced = name.to_str().is_some_and(|n| n == STAGE || files.contains_key(n)) || is_ours(&entry.path());
+            let replaced =
+                name.to_str().is_some_and(|n| n == PRIVATE || files.contains_key(n)) || is_ours(&entry.path());
             if !replaced {
                 symlink(entry.path(), dir.join(name))?;
             }
         }
+        // Links to what is named relative to the working directory would lead nowhere.
+        let main = &std::path::absolute(main)?;
         let base = main.parent().unwrap_or(Path::new("/"));
         let refuse = |reason: String| io::Error::new(ErrorKind::InvalidInput, reason);
         let text = fs::read(main).map_err(|err| refuse(format!("{} cannot be read: {err}", main.display())))?;
         let text = String::from_utf8_lossy(&text);
+        let text = by_one_name(&conf::anchored(&text, base), base, &self.live);
         let (text, changed) = conf::redirect_includes(&text, base, &self.live, &dir);
         if changed == 0 {
             let (main, live) = (main.display(), self.live.display());
             return Err(refuse(format!(
-                "\"NGINIT_CONF_DIR\": {main} does not include {live}/*.conf; {}",
+                "\"NGINIT_CONF_DIR\": {main} itself does not include {live}/*.conf; {}",
                 include_advice(&self.live)
             )));
         }
-        let root = self.stage.join("main");
+        let root = self.private.join("main");
         fs::create_dir_all(&root)?;
         let copy = root.join(main.file_name().unwrap_or_default());
         fs::write(&copy, text)?;
@@ -135,129 +240,163 @@ impl Disk {
     /// Removes what was staged.
     ///
     /// # Errors
-    /// The operation that fails; that nothing is staged is none.
+    /// The first operation that fails; that nothing is staged is none.
     pub fn drop_staged(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.stage) {
-            Err(err) if err.kind() != ErrorKind::NotFound => Err(err),
-            _ => Ok(()),
-        }
+        ["new", "main"].iter().try_for_each(|name| journal::remove(&self.private.join(name)))
+    }
+
+    fn journal(&self) -> Journal<'_> {
+        Journal { live: &self.live, private: &self.private }
     }
 
     /// Makes the staged files the live ones and removes those that an earlier run rendered and
-    /// this one did not. What else was staged is still there. Returns the names of files of others
-    /// that were replaced.
+    /// this one did not. What they replace is kept until [`Disk::prove`] or [`Disk::roll_back`].
+    /// What else was staged is still there. Returns the names of files of others that were replaced.
     ///
     /// # Errors
-    /// The first operation that fails, after the files that were live are back in their places.
-    pub fn publish(&self, files: &Files) -> io::Result<Vec<String>> {
-        let published = self.swap(files, |name| Ok(self.new_dir().join(name)));
+    /// The first operation that fails, after the files that were live are back in their places, if
+    /// that is possible.
+    pub fn publish(&self, files: &Files) -> Result<Vec<String>, Failed> {
+        let published = self.swap(files);
         if published.is_err() {
             let _ = self.drop_staged();
         }
         published
     }
 
-    /// Writes files that were not staged, each under a hidden name first, and makes them the live
-    /// ones like [`Disk::publish`]. For the first start, which tests nothing before.
+    /// Makes files live like [`Disk::publish`] that were not staged. For the first start, which tests
+    /// nothing before; what is left of the stage is to be dropped when there is time.
     ///
     /// # Errors
     /// As above.
     pub fn write(&self, files: &Files) -> io::Result<Vec<String>> {
-        self.swap(files, |name| {
-            let hidden = self.hidden(name);
-            let written = fs::write(&hidden, &files[name]);
-            // Most often the directory is there.
-            if written.as_ref().is_err_and(|err| err.kind() == ErrorKind::NotFound) {
-                fs::create_dir_all(&self.live)?;
-                fs::write(&hidden, &files[name])?;
-            } else {
-                written?;
+        self.stage(files)?;
+        self.swap(files).map_err(|failed| failed.error)
+    }
+
+    fn swap(&self, files: &Files) -> Result<Vec<String>, Failed> {
+        let mut replaced = Vec::new();
+        for name in files.keys() {
+            let live = self.live.join(name);
+            if journal::exists(&live)? && !is_ours(&live) {
+                replaced.push(name.clone());
             }
-            Ok(hidden)
+        }
+        let stale = self.stale(files)?;
+        let names: Vec<&str> = files.keys().chain(&stale).map(String::as_str).collect();
+        let new = self.new_dir();
+        let swap = || {
+            files.keys().try_for_each(|name| journal::rename(&new.join(name), &self.live.join(name)))?;
+            stale.iter().try_for_each(|name| journal::remove(&self.live.join(name)))
+        };
+        // What is left of the stage may be the very space that putting back needs.
+        let swap = || swap().inspect_err(|_| drop(self.drop_staged()));
+        self.journal().change(&names, swap).map(|()| replaced)
+    }
+
+    /// Writes files for somebody to look at: nothing is staged, kept, or left besides them.
+    ///
+    /// # Errors
+    /// The first operation that fails. A full disk or the like leaves the directory as it was.
+    pub fn write_out(&self, files: &Files) -> io::Result<()> {
+        fs::create_dir_all(&self.live)?;
+        let stale = self.stale(files)?;
+        let hidden = |name: &str| self.live.join(format!("{HIDDEN}{name}"));
+        let write = || {
+            files.iter().try_for_each(|(name, text)| journal::write(&hidden(name), text))?;
+            files.keys().try_for_each(|name| journal::rename(&hidden(name), &self.live.join(name)))?;
+            stale.iter().try_for_each(|name| journal::remove(&self.live.join(name)))
+        };
+        write().inspect_err(|_| files.keys().for_each(|name| drop(journal::remove(&hidden(name)))))
+    }
+
+    /// Files of ours that are not among `files`.
+    fn stale(&self, files: &Files) -> io::Result<Vec<String>> {
+        Ok(journal::ours(&self.live)?.into_iter().filter(|name| !files.contains_key(name)).collect())
+    }
+
+    /// Whether files of ours are live.
+    pub fn has_set(&self) -> bool {
+        journal::ours(&self.live).is_ok_and(|names| !names.is_empty())
+    }
+
+    /// The live files of ours, all that are UTF-8.
+    ///
+    /// # Errors
+    /// The first file that cannot be read.
+    pub fn ours(&self) -> io::Result<Files> {
+        let names = journal::ours(&self.live)?.into_iter();
+        names.map(|name| fs::read_to_string(self.live.join(&name)).map(|text| (name, text))).collect()
+    }
+
+    /// Whether the live files of ours are `files`, byte by byte, and no others, whatever their
+    /// generation is.
+    pub fn holds(&self, files: &Files) -> bool {
+        self.ours().is_ok_and(|mut ours| {
+            ours.remove(generation::NAME);
+            ours == *files
         })
     }
 
-    fn hidden(&self, name: &str) -> PathBuf {
-        self.live.join(format!("{STAGE}-{name}"))
+    /// Replaces one live file, without a way back.
+    ///
+    /// # Errors
+    /// The operation that fails; the file is as it was.
+    pub fn rewrite(&self, name: &str, text: &str) -> io::Result<()> {
+        let hidden = self.live.join(format!("{HIDDEN}{name}"));
+        journal::write(&hidden, text)?;
+        journal::rename(&hidden, &self.live.join(name))
     }
 
-    /// Renames each file from where `from` says to its live name, and removes stale ones.
-    fn swap(&self, files: &Files, from: impl Fn(&str) -> io::Result<PathBuf>) -> io::Result<Vec<String>> {
-        let mut before: BTreeMap<&str, Option<Vec<u8>>> = BTreeMap::new();
-        let mut replaced = Vec::new();
-        let stale = self.stale(files)?;
-        for name in files.keys().chain(&stale) {
-            let old = match fs::read(self.live.join(name)) {
-                Ok(bytes) => Some(bytes),
-                Err(err) if err.kind() == ErrorKind::NotFound => None,
-                Err(err) => return Err(err),
-            };
-            if old.as_ref().is_some_and(|bytes| !bytes.starts_with(MARK.as_bytes())) {
-                replaced.push(name.clone());
+    /// The live set is good: what it replaced is given up.
+    ///
+    /// # Errors
+    /// The operation that fails; the set still counts as not proven then.
+    pub fn prove(&self) -> io::Result<()> {
+        self.journal().forget()
+    }
+
+    /// Puts back what was live when the last set was proven, and says whether there was a newer one
+    /// to be taken back. May be called again after a failure or a crash.
+    ///
+    /// # Errors
+    /// The first operation that failed; what could be put back is, and the rest can be later.
+    pub fn roll_back(&self) -> io::Result<bool> {
+        self.journal().roll_back()
+    }
+
+    /// Cleans up after a run that ended in the middle of something, and takes back a set that was
+    /// never proven; says whether there was one. For the start.
+    ///
+    /// # Errors
+    /// As with [`Disk::roll_back`]. What is left over and cannot be removed is no error.
+    pub fn recover(&self) -> io::Result<bool> {
+        let _ = self.drop_staged();
+        self.journal().clean();
+        for entry in read_dir_or_none(&self.live)? {
+            if entry.file_name().to_str().is_some_and(|n| n.starts_with(HIDDEN)) {
+                let _ = journal::remove(&entry.path());
             }
-            before.insert(name, old);
         }
-        let swap = || -> io::Result<()> {
-            files.keys().try_for_each(|name| fs::rename(from(name)?, self.live.join(name)))?;
-            stale.iter().try_for_each(|name| fs::remove_file(self.live.join(name)))
-        };
-        let done = swap();
-        if done.is_err() {
-            self.restore(&before);
-        }
-        done.map(|()| replaced)
-    }
-
-    /// Puts files back as they were; what fails here cannot be helped.
-    fn restore(&self, before: &BTreeMap<&str, Option<Vec<u8>>>) {
-        for (name, old) in before {
-            let (live, hidden) = (self.live.join(name), self.hidden(name));
-            match old {
-                Some(bytes) if fs::read(&live).ok().as_ref() != Some(bytes) => {
-                    if fs::write(&hidden, bytes).is_ok() {
-                        let _ = fs::rename(&hidden, live);
-                    }
-                }
-                Some(_) => {}
-                None => {
-                    let _ = fs::remove_file(live);
-                }
-            }
-            let _ = fs::remove_file(hidden);
-        }
-    }
-
-    /// Files that an earlier run rendered and that are not among `files`.
-    fn stale(&self, files: &Files) -> io::Result<Vec<String>> {
-        let names = read_dir_or_none(&self.live)?.into_iter().filter_map(|e| e.file_name().into_string().ok());
-        Ok(names.filter(|name| !files.contains_key(name) && is_ours(&self.live.join(name))).collect())
+        self.roll_back()
     }
 }
 
 /// What to do about a main file that does not include `dir`.
 pub fn include_advice(dir: &Path) -> String {
-    format!("add \"include {}/*.conf;\" to its http block, or set NGINIT_CONF_DIR", dir.display())
-}
-
-/// Whether an earlier run rendered the file.
-fn is_ours(path: &Path) -> bool {
-    let mut start = Vec::new();
-    let regular = fs::symlink_metadata(path).is_ok_and(|m| m.is_file());
-    let mut read = || fs::File::open(path)?.take(MARK.len() as u64).read_to_end(&mut start);
-    regular && read().is_ok() && start == MARK.as_bytes()
-}
-
-fn read_dir_or_none(dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
-    match fs::read_dir(dir) {
-        Ok(entries) => entries.collect(),
-        Err(err) if err.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(err) => Err(err),
-    }
+    let dir = dir.display();
+    format!(
+        "add \"include {dir}/*.conf;\" to its http block (in place of what else includes it), or set NGINIT_CONF_DIR"
+    )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
+
     use super::*;
+    use crate::render::MARK;
 
     fn files(pairs: &[(&str, &str)]) -> Files {
         pairs.iter().map(|(n, t)| ((*n).to_owned(), format!("{MARK}{t}\n"))).collect()
@@ -278,36 +417,95 @@ mod tests {
         fs::write(live.join("users.conf"), "own").unwrap();
         fs::write(live.join("default.conf"), "stock").unwrap();
         let disk = Disk::new(&live);
+        assert!(!disk.has_set());
         let first = files(&[("default.conf", "1"), ("extra.conf", "1")]);
         assert_eq!(disk.write(&first).unwrap(), ["default.conf"]);
-        assert_eq!(listing(&live), ["default.conf", "extra.conf", "users.conf"]);
+        assert!(disk.has_set());
+        assert_eq!(listing(&live), [".nginit", "default.conf", "extra.conf", "users.conf"]);
         assert_eq!(fs::read_to_string(live.join("default.conf")).unwrap(), first["default.conf"]);
+        disk.prove().unwrap();
         let second = files(&[("default.conf", "2")]);
         disk.stage(&second).unwrap();
         assert_eq!(listing(&live), [".nginit", "default.conf", "extra.conf", "users.conf"]);
         assert!(disk.publish(&second).unwrap().is_empty());
         disk.drop_staged().unwrap();
-        assert_eq!(listing(&live), ["default.conf", "users.conf"]);
+        assert_eq!(listing(&live), [".nginit", "default.conf", "users.conf"]);
         assert_eq!(fs::read_to_string(live.join("users.conf")).unwrap(), "own");
+        assert_eq!(listing(disk.private()), ["last"]);
     }
 
     #[test]
-    fn a_failure_in_the_middle_puts_the_old_files_back() {
+    fn a_candidate_that_is_not_whole_is_not_published() {
         let dir = tempfile::tempdir().unwrap();
         let live = dir.path();
         let disk = Disk::new(live);
         let first = files(&[("a.conf", "1"), ("b.conf", "1")]);
         disk.write(&first).unwrap();
+        disk.prove().unwrap();
         let second = files(&[("a.conf", "2"), ("b.conf", "2"), ("c.conf", "2")]);
         disk.stage(&second).unwrap();
         fs::remove_file(live.join(".nginit/new/b.conf")).unwrap();
         assert!(disk.publish(&second).is_err());
-        assert_eq!(listing(live), ["a.conf", "b.conf"]);
+        assert_eq!(listing(live), [".nginit", "a.conf", "b.conf"]);
         assert_eq!(fs::read_to_string(live.join("a.conf")).unwrap(), first["a.conf"]);
-        fs::create_dir(live.join("c.conf")).unwrap();
-        assert!(disk.write(&second).is_err());
-        assert_eq!(listing(live), ["a.conf", "b.conf", "c.conf"]);
-        assert_eq!(fs::read_to_string(live.join("b.conf")).unwrap(), first["b.conf"]);
+        assert!(listing(disk.private()).is_empty());
+    }
+
+    #[test]
+    fn the_private_directory_is_made_ready_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::new(&dir.path().join("deep/conf.d"));
+        let mode = || fs::metadata(disk.private()).unwrap().permissions().mode() & 0o7777;
+        disk.prepare().unwrap();
+        assert_eq!(mode(), 0o700);
+        assert_eq!(fs::read(disk.errors()).unwrap(), b"");
+        fs::write(disk.errors(), "old").unwrap();
+        fs::set_permissions(disk.private(), fs::Permissions::from_mode(0o755)).unwrap();
+        drop(UnixListener::bind(disk.generation_socket()).unwrap());
+        disk.prepare().unwrap();
+        assert_eq!(mode(), 0o700);
+        assert_eq!(fs::read(disk.errors()).unwrap(), b"");
+        assert_eq!(listing(disk.private()), [""; 0]);
+        disk.stage(&files(&[("a.conf", "1")])).unwrap();
+        disk.drop_staged().unwrap();
+        let lock = disk.lock().unwrap();
+        assert_eq!(disk.lock().unwrap_err().kind(), ErrorKind::WouldBlock);
+        drop(lock);
+        disk.lock().unwrap();
+        assert_eq!(listing(disk.private()), ["lock"], "only what was staged is dropped");
+        fs::remove_dir_all(disk.private()).unwrap();
+        fs::write(disk.private(), "in the way").unwrap();
+        assert_eq!(disk.prepare().unwrap_err().kind(), ErrorKind::NotADirectory);
+        assert!(!disk.recover().unwrap());
+    }
+
+    #[test]
+    fn files_to_look_at_leave_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let disk = Disk::new(&out);
+        disk.write_out(&files(&[("a.conf", "1"), ("b.conf", "1")])).unwrap();
+        disk.write_out(&files(&[("a.conf", "2")])).unwrap();
+        assert_eq!(listing(&out), ["a.conf"]);
+        fs::create_dir(out.join("b.conf")).unwrap();
+        disk.write_out(&files(&[("b.conf", "3")])).unwrap_err();
+        assert_eq!(listing(&out), ["a.conf", "b.conf"]);
+    }
+
+    #[test]
+    fn each_failure_has_its_remedy() {
+        let disk = Disk::new(Path::new("/etc/nginx/conf.d"));
+        let start = "\"NGINIT_CONF_DIR\": ";
+        for (kind, remedy) in [
+            (ErrorKind::StorageFull, "enlarge the mount"),
+            (ErrorKind::QuotaExceeded, "raise the quota"),
+            (ErrorKind::ReadOnlyFilesystem, "--tmpfs /etc/nginx/conf.d"),
+            (ErrorKind::PermissionDenied, "mount a writable directory"),
+            (ErrorKind::ResourceBusy, "mount the directory"),
+        ] {
+            let text = disk.explain(&kind.into());
+            assert!(text.starts_with(start) && text.contains(remedy), "{text}");
+        }
     }
 
     #[test]
@@ -327,6 +525,13 @@ mod tests {
         assert_eq!(listing(staged.main.parent().unwrap()), ["conf.d", "mime.types", "nginx.conf"]);
         let text = fs::read_to_string(&staged.main).unwrap();
         assert!(text.contains(&format!("\"{}/*.conf\"", disk.new_dir().display())), "{text}");
+        fs::write(&main, "include ../shared/x; http { include link/*.conf; }").unwrap();
+        symlink("conf.d", etc.join("link")).unwrap();
+        disk.stage(&candidate).unwrap();
+        let text = fs::read_to_string(disk.stage_main(&candidate, &main).unwrap().main).unwrap();
+        let (shared, new) = (etc.join("../shared/x"), disk.new_dir());
+        let expected = format!("include \"{}\"; http {{ include \"{}/*.conf\"; }}", shared.display(), new.display());
+        assert_eq!(text, expected);
         fs::write(&main, "http { }").unwrap();
         disk.stage(&candidate).unwrap();
         let err = disk.stage_main(&candidate, &main).unwrap_err().to_string();

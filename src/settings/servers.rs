@@ -11,7 +11,7 @@
 //! characters that mean nothing to nginx, so no list can become nginx syntax. Parsing never
 //! resolves a name or opens a socket.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 
@@ -53,7 +53,7 @@ const MOST_REPORTED: usize = 100;
 /// Every refused entry, counted from 1.
 pub fn parse_servers(variable: &str, text: &str, port: NonZeroU16) -> Result<ServerList, Vec<SettingsError>> {
     let mut list = ServerList::default();
-    let mut seen: BTreeMap<Address, usize> = BTreeMap::new();
+    let mut seen: HashMap<Address, usize> = HashMap::new();
     let mut errors = Vec::new();
     let (mut more_errors, mut more_repeated) = (0, 0);
     for (index, token) in tokens(text).enumerate() {
@@ -112,7 +112,11 @@ fn parse_entry(token: &str, port: NonZeroU16) -> Result<Server, Fault> {
     Ok(Server { address, params })
 }
 
-fn parse_address(text: &str, default_port: NonZeroU16) -> Result<Address, Fault> {
+/// An address alone; `default_port` is that of one that names none.
+///
+/// # Errors
+/// Reason and remedy.
+pub fn parse_address(text: &str, default_port: NonZeroU16) -> Result<Address, Fault> {
     if let Some(path) = text.strip_prefix("unix:") {
         return parse_unix(path).map(Address::Unix);
     }

@@ -44,6 +44,24 @@ pub const DEFAULT_STOP: &str = "graceful";
 /// Default of `NGINIT_STOP_TIMEOUT`. Nine, because `docker stop` kills after ten and our own last
 /// line should reach the log.
 pub const DEFAULT_STOP_TIMEOUT: &str = "9s";
+/// Default of `NGINIT_RELOAD_INTERVAL`: what an operator takes for at once, and few enough workers
+/// for a source that never rests.
+pub const DEFAULT_RELOAD_INTERVAL: &str = "1s";
+/// Default of `NGINIT_RELOAD_BACKLOG`: each old generation is a whole set of workers with their
+/// memory.
+pub const DEFAULT_RELOAD_BACKLOG: &str = "4";
+/// Default of `NGINIT_WORKER_SHUTDOWN_TIMEOUT`. Without one, a worker with an open WebSocket stays
+/// for ever; half a minute is longer than most requests and uploads.
+pub const DEFAULT_WORKER_SHUTDOWN_TIMEOUT: &str = "`30s`, or NGINIT_STOP_TIMEOUT where that is longer";
+/// What to do about a bad first configuration. Named here, because it counts where the settings
+/// themselves are bad.
+pub const ENV_START: &str = "NGINIT_START";
+/// Default of `NGINIT_START`: nobody should take an old state for the new one.
+pub const DEFAULT_START: &str = "fail";
+/// Where the commands reach the running nginit. Named here, because they read no other setting.
+pub const ENV_CONTROL: &str = "NGINIT_CONTROL";
+/// Default of `NGINIT_CONTROL`.
+pub const DEFAULT_CONTROL: &str = "/run/nginit/control.sock";
 /// Default of `NGINIT_WORKERS`: the container's CPU quota.
 pub const DEFAULT_WORKERS: &str = "auto";
 /// Default of `NGINIT_ACCESS_LOG`.
@@ -88,6 +106,26 @@ pub const NGINIT: &[Variable] = &[
     ),
     variable(ENV_NGINX, DEFAULT_NGINX, "nginx's binary: a path, or a name looked up in `PATH`"),
     variable(
+        ENV_START,
+        DEFAULT_START,
+        "what a start does with a bad configuration: `fail` ends with its reason, `last-good` serves the set of NGINIT_CONF_DIR that was live last, if there is one",
+    ),
+    variable(
+        "NGINIT_RELOAD_INTERVAL",
+        DEFAULT_RELOAD_INTERVAL,
+        "least time between two reloads of nginx; what is asked for in between is one reload at its end; `0` spaces none",
+    ),
+    variable(
+        "NGINIT_RELOAD_BACKLOG",
+        DEFAULT_RELOAD_BACKLOG,
+        "reloads wait while more than this many old generations of workers still finish requests; `0` never waits",
+    ),
+    variable(
+        "NGINIT_WORKER_SHUTDOWN_TIMEOUT",
+        DEFAULT_WORKER_SHUTDOWN_TIMEOUT,
+        "longest wait for requests that run in old workers after a reload, and in all at a stop; `0` waits for ever; where nginx.conf sets worker_shutdown_timeout, that counts",
+    ),
+    variable(
         "NGINIT_STOP",
         DEFAULT_STOP,
         "what TERM does: `graceful` lets running requests finish, `forward` passes TERM on, which is nginx's fast stop",
@@ -101,6 +139,11 @@ pub const NGINIT: &[Variable] = &[
         "NGINIT_WORKERS",
         DEFAULT_WORKERS,
         "nginx's worker processes: a number, or `auto` for the container's CPU quota; where nginx.conf sets worker_processes, that counts",
+    ),
+    variable(
+        ENV_CONTROL,
+        DEFAULT_CONTROL,
+        "unix socket over which `nginit reload` and `nginit status` reach the running nginit, open to its own user alone; `off` is none",
     ),
     variable("NGINIT_ACCESS_LOG", DEFAULT_ACCESS_LOG, "access log on the container's output: `text`, `json` or `off`"),
     variable(

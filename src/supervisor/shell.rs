@@ -4,24 +4,21 @@
 //! machine decides what becomes of it.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::child;
+use super::reload::Standing;
+use super::reloader::{self, Reloader};
 use super::signals::{self, Hooked, Told};
-use super::{Action, End, Ended, Event, Meaning, Pid, Supervisor, reaper};
+use super::{Action, Doing, End, Ended, Event, Meaning, Pid, Supervisor, child, number, reaper};
+use crate::admin::socket::{Asked, Listener, Serving};
+use crate::admin::{self, Reply, Request};
 use crate::exit::{Failure, Status};
-use crate::inputs::Env;
 use crate::log::{self, Level};
-use crate::nginx::{Nginx, command::Options, verdict};
-use crate::reload::candidate::Candidate;
-use crate::reload::disk::Disk;
-use crate::reload::{self, candidate};
-use crate::upstream::Resolved;
+use crate::settings::variables::DEFAULT_CONTROL;
 
 /// How often a program that does not catch a signal yet is looked at.
 const HELD_INTERVAL: Duration = Duration::from_millis(2);
@@ -33,13 +30,19 @@ const LONG_HELD_INTERVAL: Duration = Duration::from_millis(100);
 /// not catch it by then, such as a script in front of nginx, is not going to.
 const LONGEST_HOLD: Duration = Duration::from_secs(1);
 
+/// How long the first generation is left alone before it is asked: nginx takes some milliseconds
+/// to start, and on a container's only core each question would take them from it.
+const START_PATIENCE: Duration = Duration::from_millis(20);
+
 /// What threads send to the loop.
 #[derive(Debug)]
 pub enum Message {
     /// A signal arrived.
-    Told(Told),
-    /// A candidate was rendered, or why not, for this ticket.
-    Rendered(u64, Box<Result<Candidate, Failure>>),
+    Signal(Told),
+    /// Something of a reload is done.
+    Reload(reloader::Told),
+    /// A command asks something.
+    Asked(Asked),
 }
 
 /// How messages come in. Opened before the first child is started, so that no signal is lost; they
@@ -62,47 +65,38 @@ impl Inbox {
     }
 }
 
-/// What a reload of nginx needs.
-#[derive(Debug)]
-pub struct Reloader {
-    /// The environment.
-    pub env: Env,
-    /// The binary.
-    pub nginx: Nginx,
-    /// The options that nginx was started with.
-    pub options: Options,
-    /// The directives that we gave it in addition.
-    pub globals: String,
-    /// The main configuration file.
-    pub main: PathBuf,
-    /// The configuration directory.
-    pub disk: Disk,
-    /// The addresses of host names in what is live; they stay while a name does not resolve.
-    pub resolved: Resolved,
+/// nginx, as the loop knows it.
+pub struct Nginx {
+    /// Its reloads.
+    pub reloader: Reloader,
+    /// The socket on which commands come in.
+    pub control: Option<PathBuf>,
 }
 
 /// Supervises the child `pid` until the end, and returns the status to end with.
-pub fn run(supervisor: Supervisor, pid: Pid, inbox: Inbox, reloader: Option<Reloader>) -> Status {
+pub fn run(supervisor: Supervisor, pid: Pid, inbox: Inbox, nginx: Option<Nginx>) -> Status {
     let Inbox { tx, rx, signals } = inbox;
     let teller = tx.clone();
-    if let Err(err) = signals.forward(move |told| teller.send(Message::Told(told)).is_ok()) {
+    if let Err(err) = signals.forward(move |told| teller.send(Message::Signal(told)).is_ok()) {
         child::kill_group(pid);
         log::line(Level::Emerg, "signals", &format!("a thread cannot be started: {err}"));
         return Status::Failure;
     }
+    let (reloader, control) = nginx.map_or((None, None), |nginx| (Some(nginx.reloader), nginx.control));
     let mut shell = Shell {
         supervisor,
         pid,
         tx,
         rx,
         reloader,
-        ticket: 0,
-        candidate: None,
-        tester: None,
-        asked: Instant::now(),
+        control,
+        serving: None,
+        waiters: Vec::new(),
         todo: VecDeque::new(),
         held: Vec::new(),
+        first_look: None,
     };
+    shell.first_look = shell.reloader.is_some().then(|| Instant::now() + START_PATIENCE);
     loop {
         if let Some(end) = shell.step() {
             return shell.end(end);
@@ -116,31 +110,24 @@ struct Shell {
     tx: Sender<Message>,
     rx: Receiver<Message>,
     reloader: Option<Reloader>,
-    /// The candidate that is waited for.
-    ticket: u64,
-    candidate: Option<Candidate>,
-    tester: Option<Tester>,
-    /// When the reload that is under way was asked for.
-    asked: Instant,
+    /// Opened and served once nginx has started.
+    control: Option<PathBuf>,
+    serving: Option<Serving>,
+    /// Commands that wait for the outcome of the reload with this ticket.
+    waiters: Vec<(u64, Asked)>,
     todo: VecDeque<Event>,
     /// Signals for a program that does not catch them yet, and until when they are held.
     held: Vec<(Signal, Instant)>,
-}
-
-/// A test that runs.
-struct Tester {
-    pid: Pid,
-    output: PathBuf,
-    /// Paths in its messages, and what they stand for.
-    shown: Vec<(String, String)>,
+    /// When the first generation is asked for the first time.
+    first_look: Option<Instant>,
 }
 
 impl Shell {
     /// Waits for one message or the deadline and does what follows from it.
     fn step(&mut self) -> Option<End> {
         match self.receive() {
-            Some(Message::Told(Told::Child)) => self.reap(),
-            Some(Message::Told(Told::Program(name, sender, received))) => {
+            Some(Message::Signal(Told::Child)) => self.reap(),
+            Some(Message::Signal(Told::Program(name, sender, received))) => {
                 let from = sender.map_or_else(String::new, |pid| format!(" from pid {pid}"));
                 let asks = match received.meaning {
                     _ if self.reloader.is_none() => "for the program",
@@ -153,14 +140,8 @@ impl Shell {
                 log::line(level, "signals", &format!("{name}{from}, {asks}"));
                 self.todo.push_back(Event::Signal(received));
             }
-            Some(Message::Rendered(ticket, candidate)) if ticket == self.ticket => {
-                let result = candidate.map(|candidate| {
-                    candidate::log_notes(&candidate.notes);
-                    self.candidate = Some(candidate);
-                });
-                self.todo.push_back(Event::Rendered(ticket, result.map_err(|failure| failure.reason)));
-            }
-            Some(Message::Rendered(..)) => {}
+            Some(Message::Reload(told)) => self.hear(told),
+            Some(Message::Asked(asked)) => self.answer(asked),
             None => self.todo.push_back(Event::Deadline),
         }
         while let Some(event) = self.todo.pop_front() {
@@ -173,12 +154,54 @@ impl Shell {
         None
     }
 
+    /// Takes in what a thread tells of a reload.
+    fn hear(&mut self, told: reloader::Told) {
+        let Some(reloader) = &mut self.reloader else { return };
+        match told {
+            // One that nobody waits for must not take the place of a later one.
+            reloader::Told::Rendered(ticket, _) if ticket + 1 != self.supervisor.next_ticket() => {}
+            reloader::Told::Rendered(ticket, result) => {
+                self.todo.push_back(Event::Rendered(ticket, reloader.rendered(*result)));
+            }
+            reloader::Told::Looked(1, others) => reloader.looked_first(others),
+            reloader::Told::Looked(number, others) => reloader.looked(number, others),
+            reloader::Told::Confirmed(number, result) => self.todo.push_back(Event::Confirmed(number, result)),
+        }
+    }
+
+    /// Answers a command, at once or when its reload has an outcome.
+    fn answer(&mut self, asked: Asked) {
+        let Some(reloader) = &mut self.reloader else { return };
+        let doing = self.supervisor.doing();
+        match asked.request {
+            Request::Status => {
+                let status = reloader.status(state(doing), self.supervisor.generation(), self.pid);
+                asked.answer(Reply::Status(status));
+            }
+            // Unanswered, it is told that nginit ends.
+            Request::Reload { .. } if !matches!(doing, Doing::Serving(_)) => {}
+            Request::Reload { wait } => {
+                log::line(Level::Info, "control", "a command asks for a reload");
+                if wait {
+                    self.waiters.retain(|(_, asked)| asked.is_awaited());
+                    self.waiters.push((self.supervisor.next_ticket(), asked));
+                } else {
+                    asked.answer(Reply::Accepted);
+                }
+                self.todo.push_back(Event::Reload);
+            }
+        }
+    }
+
     fn receive(&mut self) -> Option<Message> {
         self.deliver_held();
         let now = Instant::now();
+        if self.first_look.take_if(|at| *at <= now).is_some() {
+            self.carry_out(Action::Confirm(1));
+        }
         let interval = |until: &Instant| if now < *until { HELD_INTERVAL } else { LONG_HELD_INTERVAL };
         let again = self.held.iter().map(|(_, until)| now + interval(until)).min();
-        let message = match self.supervisor.deadline().into_iter().chain(again).min() {
+        let message = match self.supervisor.deadline().into_iter().chain(again).chain(self.first_look).min() {
             Some(deadline) => self.rx.recv_timeout(deadline.saturating_duration_since(Instant::now())),
             None => self.rx.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
@@ -192,9 +215,8 @@ impl Shell {
             if pid == self.pid {
                 self.held.clear();
                 program = Some(Event::ChildEnded(ended));
-            } else if self.tester.as_ref().is_some_and(|tester| tester.pid == pid) {
-                let result = self.judge(ended);
-                self.todo.push_back(Event::Tested(result));
+            } else if let Some(event) = self.reloader.as_mut().and_then(|reloader| reloader.tested(pid, ended)) {
+                self.todo.push_back(event);
             } else {
                 log::line(Level::Debug, "reaper", &format!("orphan {pid} ended with status {}", ended.code()));
             }
@@ -203,37 +225,8 @@ impl Shell {
         self.todo.extend(program);
     }
 
-    /// What the test that ended says.
-    fn judge(&mut self, ended: Ended) -> Result<(), String> {
-        let Some(tester) = self.tester.take() else { return Ok(()) };
-        let output = std::fs::read(&tester.output).unwrap_or_default();
-        let _ = std::fs::remove_file(&tester.output);
-        if ended == Ended::Status(0) {
-            return Ok(());
-        }
-        Err(verdict::reason(&String::from_utf8_lossy(&output), &tester.shown))
-    }
-
     fn carry_out(&mut self, action: Action) -> Option<End> {
         match action {
-            Action::Render(ticket) => self.render(ticket),
-            Action::Test => {
-                let event = self.test().map_or_else(|reason| Event::Tested(Err(reason)), Event::TestStarted);
-                self.todo.push_front(event);
-            }
-            Action::TestLive => {
-                let event = self.test_live().map_or_else(|_| Event::Tested(Ok(())), Event::TestStarted);
-                self.todo.push_front(event);
-            }
-            Action::Publish => {
-                let event = Event::Published(self.publish());
-                self.todo.push_front(event);
-            }
-            Action::Drop => {
-                self.candidate = None;
-                self.tester = None;
-                self.drop_staged();
-            }
             Action::Signal(number) => {
                 if let Some(signal) = signals::from_number(number) {
                     self.held.retain(|(held, _)| *held != signal);
@@ -243,23 +236,110 @@ impl Shell {
             }
             Action::KillGroup => child::kill_group(self.pid),
             Action::KillTest(pid) => child::kill_group(pid),
-            Action::ReportLive(generation) => {
-                self.drop_staged();
-                self.report_live(generation);
+            Action::ReportStop(what) => {
+                log::line(Level::Notice, "supervisor", what);
+                // What they wait for does not come any more.
+                self.waiters.clear();
             }
-            Action::ReportRefused(generation, reason) => {
-                let reason = reason.trim_end();
-                log::line(Level::Error, "reload", &format!("refused, generation {generation} stays live: {reason}"));
-            }
-            Action::ReportStop(what) => log::line(Level::Notice, "supervisor", what),
             Action::End(end) => return Some(end),
+            action => self.reload(action),
         }
         None
     }
 
-    fn drop_staged(&self) {
-        if let Some(reloader) = &self.reloader {
-            let _ = reloader.disk.drop_staged();
+    /// Carries out what belongs to a reload; what follows at once goes first.
+    fn reload(&mut self, action: Action) {
+        let Some(reloader) = &mut self.reloader else { return };
+        let (tx, live) = (self.tx.clone(), self.supervisor.generation());
+        let tell = move |told| tx.send(Message::Reload(told)).is_ok();
+        let event = match action {
+            Action::CountDraining => Some(Event::Draining(reloader.draining(live, self.pid).len())),
+            Action::Render { ticket, number } => {
+                reloader.render(ticket, number, tell);
+                None
+            }
+            Action::Test => {
+                let restored = reloader.restore_again();
+                let event = reloader.test();
+                if restored {
+                    self.carry_out(Action::Signal(number::HUP));
+                }
+                Some(event)
+            }
+            Action::TestLive => Some(reloader.test_live()),
+            Action::Publish(_) => Some(reloader.publish()),
+            Action::Confirm(number) => reloader.confirm(number, live, self.pid, tell),
+            Action::StopConfirming => {
+                self.first_look = None;
+                reloader.stop_confirming();
+                None
+            }
+            Action::Prove => {
+                reloader.prove();
+                None
+            }
+            Action::RollBack => {
+                reloader.roll_back();
+                None
+            }
+            Action::Drop => {
+                reloader.drop_candidate();
+                None
+            }
+            Action::Restart(reason) => {
+                let what = "the first configuration is refused, NGINIT_START=last-good serves what was live last";
+                log::line(Level::Error, "nginx", &format!("{what}: {reason}"));
+                self.held.clear();
+                Some(Event::Restarted(reloader.restart().map(|pid| self.pid = pid)))
+            }
+            Action::ReportStarted => {
+                log::line(Level::Info, "nginx", &format!("generation {live} answers"));
+                reloader.started(tell);
+                self.serve_control();
+                None
+            }
+            Action::ReportSilent(reason) => {
+                log::line(Level::Warn, "nginx", &format!("generation {live} cannot be confirmed: {reason}"));
+                reloader.silent();
+                self.serve_control();
+                None
+            }
+            Action::ReportHeld(generations) => {
+                let text =
+                    format!("waits: {generations} old generations still finish requests (NGINIT_RELOAD_BACKLOG)");
+                log::line(Level::Notice, "reload", &text);
+                None
+            }
+            Action::Report { ticket, live, outcome } => {
+                let outcome = reloader.report(live, outcome);
+                for (_, asked) in self.waiters.extract_if(.., |(awaited, _)| *awaited <= ticket) {
+                    asked.answer(Reply::Outcome(outcome.clone()));
+                }
+                None
+            }
+            Action::Signal(_) | Action::KillGroup | Action::KillTest(_) | Action::ReportStop(_) | Action::End(_) => {
+                None
+            }
+        };
+        if let Some(event) = event {
+            self.todo.push_front(event);
+        }
+    }
+
+    /// Lets commands in. Not before nginx answers: its start is not to wait for ours.
+    fn serve_control(&mut self) {
+        let Some(path) = self.control.take() else { return };
+        let tx = self.tx.clone();
+        let listener = Listener::open(&path);
+        match listener.and_then(|listener| listener.serve(move |asked| tx.send(Message::Asked(asked)).is_ok())) {
+            Ok(serving) => self.serving = Some(serving),
+            Err(err) => {
+                let what = "commands such as nginit reload will not reach this nginit";
+                let remedy = "set NGINIT_CONTROL to a path in a writable directory, or to off";
+                // Without root, the default is often one that cannot be.
+                let level = if path == Path::new(DEFAULT_CONTROL) { Level::Info } else { Level::Warn };
+                log::line(level, "control", &format!("{what}: \"{}\": {err}; {remedy}", path.display()));
+            }
         }
     }
 
@@ -281,76 +361,11 @@ impl Shell {
         });
     }
 
-    /// Makes a candidate in a thread of its own: files and names can take their time.
-    fn render(&mut self, ticket: u64) {
-        let Some(reloader) = &self.reloader else { return };
-        self.ticket = ticket;
-        self.asked = Instant::now();
-        let (env, version) = (reloader.env.clone(), reloader.nginx.facts.version);
-        let known = reloader.resolved.clone();
-        let (tx, generation) = (self.tx.clone(), self.supervisor.generation() + 1);
-        let work = move || {
-            let made = std::panic::catch_unwind(|| candidate::make(&env, version, generation, &known));
-            let crash = |_| Err(Failure::new(Status::BadConfiguration, "rendering crashed; report this as a bug"));
-            let _ = tx.send(Message::Rendered(ticket, Box::new(made.unwrap_or_else(crash))));
-        };
-        if let Err(err) = thread::Builder::new().name("render".into()).spawn(work) {
-            let failed = Err(Failure::new(Status::BadConfiguration, format!("a thread cannot be started: {err}")));
-            let _ = self.tx.send(Message::Rendered(ticket, Box::new(failed)));
-        }
-    }
-
-    fn test(&mut self) -> Result<Pid, String> {
-        let (Some(reloader), Some(candidate)) = (&self.reloader, &self.candidate) else {
-            return Err("there is no candidate".to_owned());
-        };
-        let disk = &reloader.disk;
-        let staged = disk.stage(&candidate.files).and_then(|()| disk.stage_main(&candidate.files, &reloader.main));
-        let staged = staged.map_err(|err| disk.explain(&err))?;
-        let args = reloader.options.test_args(&staged.main, &reloader.globals);
-        let output = disk.test_output();
-        let pid = child::spawn_test(&reloader.nginx.path, &args, &output).map_err(|err| format!("nginx -t: {err}"))?;
-        self.tester = Some(Tester { pid, output, shown: staged.shown });
-        Ok(pid)
-    }
-
-    /// Tests what nginx has just ended with.
-    fn test_live(&mut self) -> Result<Pid, String> {
-        let Some(reloader) = &self.reloader else { return Err(String::new()) };
-        let args = reloader.options.test_args(&reloader.main, &reloader.globals);
-        let output = reloader.disk.live().join(".nginit-test");
-        let pid = child::spawn_test(&reloader.nginx.path, &args, &output).map_err(|err| err.to_string())?;
-        self.tester = Some(Tester { pid, output, shown: Vec::new() });
-        Ok(pid)
-    }
-
-    fn publish(&mut self) -> Result<(), String> {
-        let (Some(reloader), Some(candidate)) = (&self.reloader, &self.candidate) else {
-            return Err("there is no candidate".to_owned());
-        };
-        reload::publish(&reloader.disk, candidate).map_err(|err| reloader.disk.explain(&err))
-    }
-
-    fn report_live(&mut self, generation: u64) {
-        let Some(candidate) = self.candidate.take() else { return };
-        let took = self.asked.elapsed().as_millis();
-        log::line(
-            Level::Notice,
-            "reload",
-            &format!("generation {generation} published, nginx reloads, {} took_ms={took}", candidate.counts()),
-        );
+    fn end(&mut self, end: End) -> Status {
         if let Some(reloader) = &mut self.reloader {
-            reloader.resolved = candidate.resolved;
-        }
-    }
-
-    fn end(&self, end: End) -> Status {
-        // As PID 1 the kernel does this for us; elsewhere workers of a killed master would stay.
-        if self.reloader.is_some() {
+            // As PID 1 the kernel does this for us; elsewhere workers of a killed master would stay.
             child::kill_group(self.pid);
-        }
-        if let Some(tester) = &self.tester {
-            let _ = std::fs::remove_file(&tester.output);
+            reloader.end();
         }
         match end {
             End::Child(ended) => {
@@ -370,5 +385,17 @@ impl Shell {
                 Status::BadConfiguration
             }
         }
+    }
+}
+
+/// What an operator calls it.
+fn state(doing: Doing) -> admin::State {
+    match doing {
+        Doing::Serving(Standing::Idle) => admin::State::Running,
+        Doing::Serving(Standing::Running) => admin::State::Reloading,
+        Doing::Serving(Standing::Waiting) => admin::State::Waiting,
+        Doing::Serving(Standing::Held) => admin::State::Held,
+        Doing::Quitting => admin::State::Quitting,
+        Doing::Stopping => admin::State::Stopping,
     }
 }

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -67,6 +68,12 @@ pub fn within<T>(time: Duration, mut fact: impl FnMut() -> Option<T>) -> Option<
         }
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Does `work` with each of `items` at the same time, and waits for all of them even if one fails: what
+/// they started ends with them.
+pub fn side_by_side<T: Send>(items: impl IntoIterator<Item = T>, work: impl Fn(T) + Sync) {
+    thread::scope(|scope| items.into_iter().for_each(|item| drop(scope.spawn(|| work(item)))));
 }
 
 /// A port of loopback that nobody listens on.
@@ -214,8 +221,13 @@ impl Site {
         site.set("NGINIT_TEMPLATES", site.path("templates"));
         site.set("NGINIT_NGINX", nginx);
         site.set("NGINIT_LISTEN", format!("127.0.0.1:{port}"));
+        site.set("NGINIT_CONTROL", site.path("control.sock"));
         site.set("NGINIT_WORKERS", "2");
         site.set("NGINIT_ACCESS_LOG", "off");
+        // A test that reloads twice does not want to wait in between.
+        site.set("NGINIT_RELOAD_INTERVAL", "0");
+        site.set("NGINIT_RELOAD_BACKLOG", "0");
+        site.set("NGINIT_LOG", "debug");
         site.set("PATH", std::env::var_os("PATH").unwrap_or_default());
         site
     }
@@ -242,6 +254,15 @@ impl Site {
         fs::write(self.path(name), text).unwrap();
     }
 
+    /// A file that can be executed. Another process writes it: a child that a thread of ours starts
+    /// meanwhile would have it open, too, and the kernel runs no file that is open to be written.
+    pub fn write_program(&self, name: &str, text: &str) {
+        self.write("program", text);
+        let mut install = Command::new("install");
+        install.args(["-m", "755"]).arg(self.path("program")).arg(self.path(name));
+        assert!(install.status().unwrap().success(), "{install:?}");
+    }
+
     pub fn set(&mut self, name: &str, value: impl AsRef<OsStr>) {
         self.env.insert(name.into(), value.as_ref().to_owned());
     }
@@ -252,14 +273,9 @@ impl Site {
         self.set("STATIC_BACKEND_FILE", self.path("list"));
     }
 
-    /// What conf.d holds: file name to text, hidden ones too.
+    /// What conf.d holds besides what is nginit's own business: file name to text.
     pub fn conf_d(&self) -> BTreeMap<String, String> {
-        let entries = fs::read_dir(self.path("conf.d")).unwrap().map(|e| e.unwrap().path());
-        entries
-            .map(|p| {
-                (p.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(&p).unwrap_or_default())
-            })
-            .collect()
+        files_in(&self.path("conf.d"))
     }
 
     /// The command line that runs nginx on this site.
@@ -274,17 +290,54 @@ impl Site {
         command
     }
 
+    /// Waits until the files are older than a clock's tick, so that nginit can tell that they have
+    /// not changed since its start.
+    pub fn age(&self) {
+        let young = |path: PathBuf| fs::metadata(path).unwrap().modified().unwrap().elapsed().unwrap_or_default();
+        eventually("the files are older", || {
+            (young(self.path("nginx.conf")) > Duration::from_millis(200)).then_some(())
+        });
+    }
+
     /// Starts nginx under nginit and waits until it answers.
     pub fn start(&self) -> Nginit<'_> {
         let nginit = Nginit::spawn(self, self.command(&self.nginx_argv()));
-        nginit.answers();
+        nginit.is_up();
         nginit
     }
 
     /// The same as PID 1 of a PID namespace of its own.
     pub fn start_as_pid_1(&self) -> Nginit<'_> {
         let nginit = Nginit::spawn(self, as_pid_1(&self.command(&self.nginx_argv())));
-        nginit.answers();
+        nginit.is_up();
+        nginit
+    }
+
+    /// The server that answers.
+    pub fn server(&self) -> Option<String> {
+        get(self.port, "/").ok()?.header("X-Server").map(str::to_owned)
+    }
+
+    /// Puts a script in front of nginx. While a file `hang` is there, its tests hang, and make a file
+    /// `hangs` to say so.
+    pub fn wrap_nginx(&mut self) {
+        let (dir, nginx) = (self.dir.path().display(), self.nginx.display());
+        let script = format!(
+            "#!/bin/sh\ncase \" $* \" in *' -t '*) if [ -e '{dir}/hang' ]; then : > '{dir}/hangs'; \
+             while [ -e '{dir}/hang' ]; do sleep 0.02; done; fi;; esac\nexec '{nginx}' \"$@\"\n"
+        );
+        self.write_program("nginx", &script);
+        self.set("NGINIT_NGINX", self.path("nginx"));
+    }
+
+    /// The same as [`Site::start_as_pid_1`], after a shell has run `script`: with mounts of its own.
+    pub fn start_after(&self, script: &str) -> Nginit<'_> {
+        let inner = self.command(&self.nginx_argv());
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{script} && exec \"$@\""), "sh"]);
+        command.arg(inner.get_program()).args(inner.get_args()).env_clear().envs(&self.env);
+        let nginit = Nginit::spawn(self, as_pid_1(&command));
+        nginit.is_up();
         nginit
     }
 
@@ -294,6 +347,15 @@ impl Site {
         let status = nginit.wait();
         (status.code(), nginit.log())
     }
+}
+
+/// What a configuration directory holds, like [`Site::conf_d`].
+pub fn files_in(dir: &Path) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    entries
+        .filter(|path| !path.file_name().unwrap().to_string_lossy().starts_with(".nginit"))
+        .map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(&p).unwrap_or_default()))
+        .collect()
 }
 
 /// `command` as PID 1 of a PID namespace of its own, with a /proc that fits. Not root: in a user
@@ -345,6 +407,18 @@ impl<'a> Nginit<'a> {
         assert!(answered.is_some(), "no answer\n{}", self.report());
     }
 
+    /// Waits until nginx answers, nginit knows it, and commands reach it.
+    pub fn is_up(&self) {
+        self.answers();
+        self.logs("generation 1 answers");
+        let control = self.site.env.get(OsStr::new("NGINIT_CONTROL")).filter(|path| *path != "off");
+        if let Some(path) = control {
+            // A file of somebody else's may be in the way, which is then what a test is about.
+            let other = || fs::metadata(path).is_ok_and(|meta| meta.is_file());
+            eventually("commands reach nginit", || (UnixStream::connect(path).is_ok() || other()).then_some(()));
+        }
+    }
+
     /// Waits until the log holds `text`.
     pub fn logs(&self, text: &str) {
         let seen = within(PATIENCE, || self.log().contains(text).then_some(()));
@@ -362,11 +436,34 @@ impl<'a> Nginit<'a> {
 
     /// HUP, and the wait until its outcome stands in the log.
     pub fn reload(&self) {
-        let before = self.count(" published, ") + self.count("reload: refused");
+        let outcomes = || self.count(" live, ") + self.count("reload: refused, ") + self.count("reload: unchanged, ");
+        let before = outcomes();
         self.signal(rustix::process::Signal::HUP);
-        let done =
-            within(PATIENCE, || (self.count(" published, ") + self.count("reload: refused") > before).then_some(()));
+        let done = within(PATIENCE, || (outcomes() > before).then_some(()));
         assert!(done.is_some(), "the reload came to nothing\n{}", self.report());
+    }
+
+    /// What `nginit status` tells.
+    pub fn status(&self) -> nginit::admin::Status {
+        let path = self.site.env.get(OsStr::new("NGINIT_CONTROL")).unwrap();
+        let asked = nginit::admin::client::ask(Path::new(path), &nginit::admin::Request::Status, Some(PATIENCE));
+        match asked {
+            Ok(nginit::admin::Reply::Status(status)) => status,
+            other => panic!("{other:?}\n{}", self.report()),
+        }
+    }
+
+    /// Waits until nginit is in this state.
+    pub fn is_in(&self, state: nginit::admin::State) {
+        let seen = within(PATIENCE, || (self.status().state == state).then_some(()));
+        assert!(seen.is_some(), "it is never {state:?}\n{}", self.report());
+    }
+
+    /// nginx's workers, once there are `count`.
+    pub fn workers(&self, count: usize) -> Vec<i32> {
+        let master = self.master();
+        let workers = within(PATIENCE, || Some(children(master)).filter(|workers| workers.len() == count));
+        workers.unwrap_or_else(|| panic!("not {count} workers: {:?}\n{}", children(master), self.report()))
     }
 
     pub fn ended(&self) -> Option<ExitStatus> {

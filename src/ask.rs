@@ -1,7 +1,9 @@
-//! Asks the nginx of this container whether it answers, over the address that it listens on.
+//! Asks the nginx of this container: whether it answers, and which generation it serves.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::upstream::Listen;
@@ -10,25 +12,50 @@ use crate::upstream::Listen;
 /// constant answer is not well.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-const REQUEST: &[u8] = b"GET /nginit/ping HTTP/1.0\r\nHost: localhost\r\n\r\n";
+/// Longest answer that is read, in bytes: a head and a line.
+const LONGEST_ANSWER: u64 = 4096;
 
-/// Asks once.
+/// Whether nginx answers where it listens.
 ///
 /// # Errors
 /// That nobody listens, or answers in time, or with status 200.
-pub fn ask(listen: &Listen) -> io::Result<()> {
+pub fn ping(listen: &Listen) -> io::Result<()> {
     let address = reachable(listen);
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    stream.write_all(REQUEST)?;
-    let mut head = [0; 12];
-    stream.read_exact(&mut head)?;
-    if head.starts_with(b"HTTP/1.") && head.ends_with(b" 200") {
-        return Ok(());
+    exchange(stream, "/nginit/ping").map(drop).map_err(|err| match err.kind() {
+        io::ErrorKind::Other => io::Error::other(format!("{address} {err}")),
+        _ => err,
+    })
+}
+
+/// The generation that a worker of nginx serves, by its answer on the private `socket`.
+///
+/// # Errors
+/// As above, or that the answer is no number.
+pub fn generation(socket: &Path) -> io::Result<u64> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let body = exchange(stream, "/")?;
+    body.trim().parse().map_err(|_| io::Error::other(format!("answers \"{}\"", body.escape_default())))
+}
+
+/// The body of the answer to a GET of `path`.
+fn exchange(mut stream: impl Read + Write, path: &str) -> io::Result<String> {
+    // HTTP/1.0: the answer ends with the connection.
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(LONGEST_ANSWER).read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.") && head.get(8..12) == Some(" 200") => Ok(body.to_owned()),
+        _ => {
+            let start: String = answer.chars().take(12).collect();
+            Err(io::Error::other(format!("answers \"{}\"", start.escape_default())))
+        }
     }
-    let answer = String::from_utf8_lossy(&head).into_owned();
-    Err(io::Error::other(format!("{address} answers \"{}\"", answer.escape_default())))
 }
 
 /// An address that reaches the listener from inside of the container.
@@ -54,11 +81,11 @@ mod tests {
         let port = NonZeroU16::new(listener.local_addr().unwrap().port()).unwrap();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut request = [0; REQUEST.len()];
-            stream.read_exact(&mut request).unwrap();
+            let mut request = [0; 256];
+            assert!(stream.read(&mut request).unwrap() > 0);
             stream.write_all(text).unwrap();
         });
-        let result = ask(&Listen { address: None, port });
+        let result = ping(&Listen { address: None, port });
         server.join().unwrap();
         result
     }
@@ -66,6 +93,7 @@ mod tests {
     #[test]
     fn only_status_200_is_healthy() {
         assert!(answer_with(b"HTTP/1.1 200 OK\r\n\r\nok\n").is_ok());
+        assert!(answer_with(b"HTTP/1.1 200\r\n\r\n").is_ok());
         for bad in [b"HTTP/1.1 503 no" as &[u8], b"HTTP", b"SSH-2.0-OpenSSH", b""] {
             assert!(answer_with(bad).is_err());
         }

@@ -1,0 +1,450 @@
+//! The hands of a reload: makes, tests, publishes, confirms and rolls back what the machine in
+//! [`super::reload`] says, and counts what came of it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Instant, SystemTime};
+
+use super::confirm::{self, Watch, Watched};
+use super::generations::Generations;
+use super::reload::{Change, Outcome, Unproven};
+use super::{Ended, Event, Pid, child};
+use crate::admin;
+use crate::exit::{Failure, Status};
+use crate::inputs::Env;
+use crate::log::{self, Level};
+use crate::nginx::{Nginx, command::Options, verdict};
+use crate::reload::candidate::{self, Candidate, Known};
+use crate::reload::disk::{Disk, Lock};
+use crate::reload::others::Others;
+use crate::reload::{self, state};
+use crate::render::generation;
+
+/// What a thread tells the loop of a reload.
+#[derive(Debug)]
+pub enum Told {
+    /// A candidate was rendered, or why not, for this ticket.
+    Rendered(u64, Box<Result<(Candidate, Change), Failure>>),
+    /// What nginx reads besides ours, when the candidate of this number was made.
+    Looked(u64, Option<Others>),
+    /// Whether the generation of this number answers.
+    Confirmed(u64, Result<(), Unproven>),
+}
+
+/// Tells the loop; false when there is none any more.
+pub trait Tell: Fn(Told) -> bool + Clone + Send + 'static {}
+
+impl<T: Fn(Told) -> bool + Clone + Send + 'static> Tell for T {}
+
+/// How nginx was started, and where its files are.
+#[derive(Debug)]
+pub struct Setup {
+    /// The environment.
+    pub env: Env,
+    /// The binary.
+    pub nginx: Nginx,
+    /// The whole command line.
+    pub argv: Vec<OsString>,
+    /// nginx's own options in it.
+    pub options: Options,
+    /// The directives that we gave it in addition.
+    pub globals: String,
+    /// The main configuration file.
+    pub main: PathBuf,
+    /// The configuration directory.
+    pub disk: Disk,
+    /// The socket on which nginx answers its generation, if it can have one.
+    pub socket: Option<PathBuf>,
+    /// Where nginx's emerg lines go, if we know.
+    pub errors: Option<PathBuf>,
+    /// Keeps others from the directory.
+    pub lock: Lock,
+}
+
+/// A test that runs.
+#[derive(Debug)]
+struct Tester {
+    pid: Pid,
+    output: File,
+    /// Paths in its messages, and what they stand for.
+    shown: Vec<(String, String)>,
+}
+
+/// The reloads of a running nginx.
+#[derive(Debug)]
+pub struct Reloader {
+    setup: Setup,
+    /// What a candidate takes over from what is live.
+    known: Known,
+    /// What nginx reads besides ours, when the live generation was made; nothing is not known.
+    live_others: Option<Others>,
+    others: Option<(u64, Option<Others>)>,
+    /// When nginx was told of a new generation.
+    told: SystemTime,
+    candidate: Option<Candidate>,
+    tester: Option<Tester>,
+    watch: Option<Watch>,
+    generations: Generations,
+    /// The live files are proven, and what they replaced is of no use any more.
+    proven: bool,
+    /// The files of before could not be put back: what is live is not what nginx runs.
+    unrestored: bool,
+    /// When the run that is under way began.
+    began: Instant,
+    /// When nginx was started.
+    started: SystemTime,
+    live_since: Instant,
+    upstreams: Vec<admin::UpstreamCount>,
+    counts: admin::Reloads,
+    /// The last outcome, and when it came.
+    last: Option<(admin::Outcome, Instant)>,
+}
+
+impl Reloader {
+    /// nginx was just started with `first`, or with what was live before, of which no more is known
+    /// than its files.
+    pub fn new(setup: Setup, first: Option<Candidate>, slots: Known) -> Self {
+        let upstreams = first.as_ref().map(|first| first.upstreams.clone()).unwrap_or_default();
+        Self {
+            setup,
+            known: first.map_or(slots, Candidate::into_known),
+            live_others: None,
+            others: None,
+            told: SystemTime::now(),
+            candidate: None,
+            tester: None,
+            watch: None,
+            generations: Generations::default(),
+            proven: false,
+            unrestored: false,
+            began: Instant::now(),
+            started: SystemTime::now(),
+            live_since: Instant::now(),
+            upstreams,
+            counts: admin::Reloads::default(),
+            last: None,
+        }
+    }
+
+    /// Makes a candidate in a thread of its own: files and names can take their time.
+    pub fn render(&mut self, ticket: u64, number: u64, tell: impl Tell) {
+        self.began = Instant::now();
+        let (env, version, disk) = (self.setup.env.clone(), self.setup.nginx.facts.version, self.setup.disk.clone());
+        let (known, socket, live_others) = (self.known.clone(), self.setup.socket.clone(), self.live_others.clone());
+        let (look, unrestored) = (self.looker(), self.unrestored);
+        let answer = tell.clone();
+        let work = move || {
+            let make = || {
+                let mut candidate = candidate::make(&env, version, number, &known)?;
+                let same = !unrestored && disk.holds(&candidate.files);
+                candidate.files.extend(socket.map(|socket| generation::file(number, &socket)));
+                Ok((candidate, same))
+            };
+            let crash = |_| Err(Failure::new(Status::BadConfiguration, "rendering crashed; report this as a bug"));
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(make)).unwrap_or_else(crash) {
+                Err(failure) => tell(Told::Rendered(ticket, Box::new(Err(failure)))),
+                Ok((candidate, true)) => {
+                    let others = look(&candidate.files);
+                    let change = if others.is_some() && others == live_others { Change::Same } else { Change::New };
+                    tell(Told::Looked(number, others));
+                    tell(Told::Rendered(ticket, Box::new(Ok((candidate, change)))))
+                }
+                Ok((candidate, false)) => {
+                    // The test need not wait for this.
+                    let files = candidate.files.clone();
+                    tell(Told::Rendered(ticket, Box::new(Ok((candidate, Change::New)))));
+                    tell(Told::Looked(number, look(&files)))
+                }
+            };
+        };
+        if let Err(err) = thread::Builder::new().name("render".into()).spawn(work) {
+            let failed = Err(Failure::new(Status::BadConfiguration, format!("a thread cannot be started: {err}")));
+            answer(Told::Rendered(ticket, Box::new(failed)));
+        }
+    }
+
+    /// Looks at all that nginx reads besides ours.
+    fn looker(&self) -> impl Fn(&crate::upstream::Files) -> Option<Others> + Send + use<> {
+        let Setup { main, nginx, options, disk, .. } = &self.setup;
+        let prefix = options.prefix.clone().unwrap_or_else(|| PathBuf::from(&nginx.facts.prefix));
+        let (main, conf_dir, globals) = (main.clone(), disk.live().to_owned(), options.own_globals().to_owned());
+        move |files| Others::look(&main, &globals, &prefix, &conf_dir, files)
+    }
+
+    /// Keeps the candidate.
+    pub fn rendered(&mut self, result: Result<(Candidate, Change), Failure>) -> Result<Change, String> {
+        let (candidate, change) = result.map_err(|failure| failure.reason)?;
+        candidate::log_notes(&candidate.notes);
+        self.candidate = Some(candidate);
+        Ok(change)
+    }
+
+    /// Keeps what was looked at for the candidate of this number, unless nginx may have read it
+    /// before it became that.
+    pub fn looked(&mut self, number: u64, others: Option<Others>) {
+        let others = others.filter(|others| self.watch.is_none() || others.are_older_than(self.told));
+        self.others = Some((number, others));
+    }
+
+    /// Puts the files of before back where that failed, and says whether they are now: nginx may have
+    /// read the others meanwhile.
+    pub fn restore_again(&mut self) -> bool {
+        if !self.unrestored {
+            return false;
+        }
+        self.roll_back();
+        !self.unrestored
+    }
+
+    /// Stages the candidate and starts its test.
+    pub fn test(&mut self) -> Event {
+        let start = || -> Result<Tester, String> {
+            let Setup { disk, main, options, globals, nginx, .. } = &self.setup;
+            let candidate = self.candidate.as_ref().ok_or("there is no candidate")?;
+            if self.unrestored {
+                return Err("the files of before cannot be put back".to_owned());
+            }
+            let staged = disk.stage(&candidate.files).and_then(|()| disk.stage_main(&candidate.files, main));
+            let staged = staged.map_err(|err| disk.explain(&err))?;
+            let args = options.test_args(&staged.main, globals);
+            let (pid, output) = child::spawn_test(&nginx.path, &args).map_err(|err| format!("nginx -t: {err}"))?;
+            Ok(Tester { pid, output, shown: staged.shown })
+        };
+        let started = start();
+        self.tester_runs(started)
+    }
+
+    /// Starts a test of what nginx has just ended with.
+    pub fn test_live(&mut self) -> Event {
+        let Setup { main, options, globals, nginx, .. } = &self.setup;
+        match child::spawn_test(&nginx.path, &options.test_args(main, globals)) {
+            Ok((pid, output)) => self.tester_runs(Ok(Tester { pid, output, shown: Vec::new() })),
+            // Then the configuration cannot be blamed.
+            Err(_) => Event::Tested(Ok(())),
+        }
+    }
+
+    fn tester_runs(&mut self, started: Result<Tester, String>) -> Event {
+        match started {
+            Ok(tester) => Event::TestStarted(self.tester.insert(tester).pid),
+            Err(reason) => Event::Tested(Err(reason)),
+        }
+    }
+
+    /// What the test says, if `pid` is that.
+    pub fn tested(&mut self, pid: Pid, ended: Ended) -> Option<Event> {
+        let mut tester = self.tester.take_if(|tester| tester.pid == pid)?;
+        let mut output = Vec::new();
+        let _ = tester.output.rewind().and_then(|()| tester.output.read_to_end(&mut output));
+        Some(Event::Tested(match ended {
+            Ended::Status(0) => Ok(()),
+            _ => Err(verdict::reason(&String::from_utf8_lossy(&output), &tester.shown)),
+        }))
+    }
+
+    /// Makes the candidate's files the live ones.
+    pub fn publish(&mut self) -> Event {
+        let Some(candidate) = &self.candidate else {
+            return Event::Published(Err("there is no candidate".to_owned()));
+        };
+        let disk = &self.setup.disk;
+        Event::Published(match reload::publish(disk, candidate) {
+            Ok(()) => {
+                self.proven = false;
+                Ok(())
+            }
+            Err(failed) => {
+                self.unrestored = failed.torn;
+                Err(disk.explain(&failed.error))
+            }
+        })
+    }
+
+    /// Watches for the answer of a generation; to be called before nginx is told of it.
+    pub fn confirm(&mut self, number: u64, live: u64, master: Pid, tell: impl Tell) -> Option<Event> {
+        self.told = SystemTime::now();
+        let is_first = number == live;
+        let before = if is_first { Vec::new() } else { child::workers(master) };
+        self.generations.observe(live, &before);
+        // If nginx refuses its first configuration, it ends.
+        let errors = self.setup.errors.clone().filter(|_| !is_first);
+        if let Some(errors) = &errors {
+            // Lines of before count no more. nginx appends, so it goes on at the new end.
+            let _ = File::create(errors);
+        }
+        let watched = Watched { number, socket: self.setup.socket.clone(), before, master, errors };
+        let watch = confirm::watch(watched, move |number, result| {
+            tell(Told::Confirmed(number, result));
+        });
+        match watch {
+            Ok(watch) => {
+                self.watch = Some(watch);
+                None
+            }
+            Err(err) => {
+                Some(Event::Confirmed(number, Err(Unproven::Silent(format!("a thread cannot be started: {err}")))))
+            }
+        }
+    }
+
+    /// Watches no longer.
+    pub fn stop_confirming(&mut self) {
+        self.watch = None;
+    }
+
+    /// The live files need no others to fall back on.
+    pub fn prove(&mut self) {
+        self.watch = None;
+        self.proven = true;
+        if let Err(err) = self.setup.disk.prove() {
+            log::line(Level::Warn, "reload", &format!("the files of before cannot be removed: {err}"));
+        }
+    }
+
+    /// Makes the files of before the live ones again.
+    pub fn roll_back(&mut self) {
+        self.watch = None;
+        let rolled_back = self.setup.disk.roll_back();
+        self.unrestored = rolled_back.is_err();
+        self.proven |= rolled_back.is_ok();
+        if let Err(err) = rolled_back {
+            let text = format!("the files of before cannot be put back: {}", self.setup.disk.explain(&err));
+            log::line(Level::Alert, "reload", &text);
+        }
+    }
+
+    /// Forgets the candidate.
+    pub fn drop_candidate(&mut self) {
+        self.candidate = None;
+        self.tester = None;
+        let _ = self.setup.disk.drop_staged();
+    }
+
+    /// Starts nginx again, with the files that are live now.
+    ///
+    /// # Errors
+    /// What keeps it from starting.
+    pub fn restart(&mut self) -> Result<Pid, String> {
+        start_last_good(&self.setup).map_err(|failure| failure.reason)
+    }
+
+    /// nginx answers for the first time: looks at what it read, and has nothing to tell if that
+    /// may have changed since.
+    pub fn started(&mut self, tell: impl Tell) {
+        let (look, disk, started) = (self.looker(), self.setup.disk.clone(), self.started);
+        let work = move || {
+            let others = disk.ours().ok().and_then(|files| look(&files));
+            tell(Told::Looked(1, others.filter(|others| others.are_older_than(started))));
+        };
+        // Without it, the first reload is one that need not have been.
+        let _ = thread::Builder::new().name("look".into()).spawn(work);
+        state::keep(self.setup.disk.private(), &self.known.slots);
+        let _ = self.setup.disk.drop_staged();
+    }
+
+    /// nginx runs and does not answer: from now on, workers have to prove a generation.
+    pub fn silent(&mut self) {
+        self.watch = None;
+        self.setup.socket = None;
+    }
+
+    /// What was looked at for the first generation.
+    pub fn looked_first(&mut self, others: Option<Others>) {
+        self.live_others = others;
+    }
+
+    /// Takes over what the outcome of a run means, and says it.
+    pub fn report(&mut self, live: u64, outcome: Outcome) -> admin::Outcome {
+        let took_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let candidate = self.candidate.take();
+        let (result, reason) = match outcome {
+            Outcome::Live => {
+                let counts = candidate.as_ref().map(Candidate::counts).unwrap_or_default();
+                let text = format!("generation {live} live, {counts} took_ms={took_ms}");
+                log::line(Level::Notice, "reload", &text);
+                self.counts.live += 1;
+                self.live_since = Instant::now();
+                self.live_others =
+                    self.others.take().filter(|(number, _)| *number == live).and_then(|(_, others)| others);
+                if let Some(candidate) = candidate {
+                    self.upstreams.clone_from(&candidate.upstreams);
+                    self.known = candidate.into_known();
+                    state::keep(self.setup.disk.private(), &self.known.slots);
+                }
+                (admin::ReloadResult::Live, None)
+            }
+            Outcome::Unchanged => {
+                log::line(Level::Debug, "reload", &format!("unchanged, generation {live} stays live"));
+                self.counts.unchanged += 1;
+                (admin::ReloadResult::Unchanged, None)
+            }
+            Outcome::Refused(reason) => {
+                let reason = reason.trim_end();
+                log::line(Level::Error, "reload", &format!("refused, generation {live} stays live: {reason}"));
+                self.counts.refused += 1;
+                (admin::ReloadResult::Refused, Some(reason.to_owned()))
+            }
+        };
+        let _ = self.setup.disk.drop_staged();
+        let outcome = admin::Outcome { result, generation: live, reason, took_ms };
+        self.last = Some((outcome.clone(), Instant::now()));
+        outcome
+    }
+
+    /// How many workers each old generation still has.
+    pub fn draining(&mut self, live: u64, master: Pid) -> BTreeMap<u64, usize> {
+        self.generations.observe(live, &child::workers(master));
+        self.generations.draining(live)
+    }
+
+    /// Everything that `nginit status` tells.
+    pub fn status(&mut self, state: admin::State, live: u64, master: Pid) -> admin::Status {
+        let draining = self.draining(live, master).into_iter();
+        admin::Status {
+            nginit: admin::Program {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id().cast_signed(),
+            },
+            nginx: admin::Program { version: self.setup.nginx.facts.version.to_string(), pid: master },
+            state,
+            generation: live,
+            live_secs: self.live_since.elapsed().as_secs(),
+            upstreams: self.upstreams.clone(),
+            draining: draining.map(|(generation, workers)| admin::Draining { generation, workers }).collect(),
+            reloads: self.counts,
+            last: self.last.as_ref().map(|(outcome, _)| outcome.clone()),
+            last_secs: self.last.as_ref().map(|(_, at)| at.elapsed().as_secs()),
+        }
+    }
+
+    /// nginit ends: what is not proven is no last good set.
+    pub fn end(&mut self) {
+        if let Some(tester) = self.tester.take() {
+            child::kill_group(tester.pid);
+        }
+        let _ = self.setup.disk.drop_staged();
+        if self.proven {
+            self.prove();
+        } else {
+            self.roll_back();
+        }
+    }
+}
+
+/// Starts nginx with the files that are live, as generation 1.
+///
+/// # Errors
+/// What keeps it from starting.
+pub fn start_last_good(setup: &Setup) -> Result<Pid, Failure> {
+    let refuse = |err| Failure::new(Status::BadConfiguration, setup.disk.explain(&err));
+    setup.disk.prepare().map_err(refuse)?;
+    if let Some(socket) = &setup.socket {
+        let (name, text) = generation::file(1, socket);
+        setup.disk.rewrite(&name, &text).map_err(refuse)?;
+    }
+    child::spawn(&setup.argv, child::Group::Own)
+}
