@@ -392,7 +392,8 @@ fn a_full_disk_refuses_a_reload_until_there_is_space() {
         let filler = dir.join("filler");
         fs::write(&filler, "x".repeat(1 << 17)).unwrap_err();
         let length = fs::metadata(&filler).unwrap().len();
-        fs::File::options().write(true).open(&filler).unwrap().set_len(length - pages * 4096).unwrap();
+        // The kernel counts pages per processor, and may find none where there are some.
+        fs::File::options().write(true).open(&filler).unwrap().set_len(length.saturating_sub(pages * 4096)).unwrap();
         site.write("list", &format!("{};weight={pages}", b.entry()));
         let (status, said) = site.run(&["reload", "--wait"]);
         fs::remove_file(filler).unwrap();
@@ -403,8 +404,7 @@ fn a_full_disk_refuses_a_reload_until_there_is_space() {
         assert_eq!((files_in(&dir), site.server().as_deref()), (files.clone(), Some("a")), "{pages} pages");
     }
     site.write("list", &b.entry());
-    let (status, said) = site.run(&["reload", "--wait"]);
-    assert_eq!(status, Some(0), "{said}\n{}", nginit.log());
+    eventually("there is space again", || (site.run(&["reload", "--wait"]).0 == Some(0)).then_some(()));
     eventually("b answers", || (site.server().as_deref() == Some("b")).then_some(()));
     assert_eq!(nginit.count("alert"), 0, "{}", nginit.log());
 }

@@ -106,12 +106,12 @@ pub struct Reloader {
 
 impl Reloader {
     /// nginx was just started with `first`, or with what was live before, of which no more is known
-    /// than its files.
-    pub fn new(setup: Setup, first: Option<Candidate>, slots: Known) -> Self {
+    /// than its files and what is `known` from an earlier run.
+    pub fn new(setup: Setup, first: Option<Candidate>, known: Known) -> Self {
         let upstreams = first.as_ref().map(|first| first.upstreams.clone()).unwrap_or_default();
         Self {
             setup,
-            known: first.map_or(slots, Candidate::into_known),
+            known: first.map_or(known, Candidate::into_known),
             live_others: None,
             others: None,
             told: SystemTime::now(),
