@@ -171,10 +171,8 @@ fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Superv
             (pid, candidate.counts())
         }
         Err(failure) if last_good => {
-            let what = "NGINIT_START=last-good serves what was live last";
-            log::line(Level::Error, "nginx", &format!("the first configuration is refused, {what}: {failure}"));
             policy.last_good = false;
-            (reloader::start_last_good(&setup)?, "what was live last".to_owned())
+            (reloader::start_last_good(&setup, &failure.reason)?, "what was live last".to_owned())
         }
         Err(failure) => return Err(failure.clone()),
     };

@@ -324,12 +324,13 @@ impl Reloader {
         let _ = self.setup.disk.drop_staged();
     }
 
-    /// Starts nginx again, with the files that are live now.
+    /// Starts nginx again, with the files that are live now, because the first ones are refused for
+    /// this reason.
     ///
     /// # Errors
     /// What keeps it from starting.
-    pub fn restart(&mut self) -> Result<Pid, String> {
-        start_last_good(&self.setup).map_err(|failure| failure.reason)
+    pub fn restart(&mut self, refused: &str) -> Result<Pid, String> {
+        start_last_good(&self.setup, refused).map_err(|failure| failure.reason)
     }
 
     /// nginx answers for the first time: looks at what it read, and has nothing to tell if that
@@ -435,11 +436,14 @@ impl Reloader {
     }
 }
 
-/// Starts nginx with the files that are live, as generation 1.
+/// Starts nginx with the files that are live, as generation 1, and says so loudly: what was asked for
+/// is `refused` for this reason.
 ///
 /// # Errors
 /// What keeps it from starting.
-pub fn start_last_good(setup: &Setup) -> Result<Pid, Failure> {
+pub fn start_last_good(setup: &Setup, refused: &str) -> Result<Pid, Failure> {
+    let what = "the first configuration is refused, NGINIT_START=last-good serves what was live last";
+    log::line(Level::Error, "nginx", &format!("{what}: {refused}"));
     let refuse = |err| Failure::new(Status::BadConfiguration, setup.disk.explain(&err));
     setup.disk.prepare().map_err(refuse)?;
     if let Some(socket) = &setup.socket {

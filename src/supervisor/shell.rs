@@ -287,10 +287,8 @@ impl Shell {
                 None
             }
             Action::Restart(reason) => {
-                let what = "the first configuration is refused, NGINIT_START=last-good serves what was live last";
-                log::line(Level::Error, "nginx", &format!("{what}: {reason}"));
                 self.held.clear();
-                Some(Event::Restarted(reloader.restart().map(|pid| self.pid = pid)))
+                Some(Event::Restarted(reloader.restart(&reason).map(|pid| self.pid = pid)))
             }
             Action::ReportStarted => {
                 log::line(Level::Info, "nginx", &format!("generation {live} answers"));
