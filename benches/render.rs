@@ -3,7 +3,7 @@
 
 #![expect(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "a benchmark")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::hint::black_box;
@@ -14,7 +14,7 @@ use nginit::cli::Cli;
 use nginit::inputs::Env;
 use nginit::nginx::{self, facts::Version};
 use nginit::peers::{self, Peers};
-use nginit::reload::candidate::{self, Known};
+use nginit::reload::candidate::{self, Known, Runs};
 use nginit::reload::disk::Disk;
 use nginit::render::{self, Input};
 use nginit::settings;
@@ -27,6 +27,9 @@ use support::{Outcome, median, min, print_limit, print_table};
 
 const NGINX: Version = Version(1, 30, 0);
 
+/// How it runs.
+const RUNS: Runs = Runs { version: NGINX, clients: None, one_worker: false };
+
 fn main() -> Outcome<()> {
     let Some(runs) = support::runs() else { return Ok(()) };
     let dir = tempfile::tempdir()?;
@@ -36,7 +39,7 @@ fn main() -> Outcome<()> {
         // Small ones are short: more of them cost nothing and steady the median.
         let runs = if servers < 1_000 { runs * 10 } else { runs };
         let env = env(dir.path(), servers)?;
-        let whole = measure(runs, || Ok(candidate::make(&env, NGINX, 1, &Known::default())?.files))?;
+        let whole = measure(runs, || Ok(candidate::make(&env, &RUNS, 1, &Known::default())?.files))?;
         let read = measure(runs, || Ok(env.read()))?;
         let vars = env.read().vars;
         let parse = measure(runs, || Ok(settings::parse(&vars)?))?;
@@ -76,7 +79,7 @@ fn steps(dir: &Path, runs: usize) -> Outcome<()> {
         }
         None => println!("its version is not read"),
     }
-    let files = candidate::make(&env(dir, 2)?, NGINX, 1, &Known::default())?.files;
+    let files = candidate::make(&env(dir, 2)?, &RUNS, 1, &Known::default())?.files;
     let live = dir.join("live");
     fs::create_dir_all(&live)?;
     let disk = Disk::new(&live);
@@ -97,7 +100,20 @@ fn env(dir: &Path, servers: usize) -> Outcome<Env> {
 
 fn input<'a>(settings: &'a settings::Settings, peers: &'a Peers) -> Input<'a> {
     static NONE: BTreeMap<String, String> = BTreeMap::new();
-    Input { settings, peers, sources: &NONE, env: &NONE, nginx: NGINX, ipv6: true, generation: 1 }
+    static NO_PAGES: BTreeSet<u16> = BTreeSet::new();
+    Input {
+        settings,
+        peers,
+        sources: &NONE,
+        env: &NONE,
+        nginx: NGINX,
+        ipv6: true,
+        ca_bundle: None,
+        generation: 1,
+        error_pages: &NO_PAGES,
+        clients: None,
+        one_worker: false,
+    }
 }
 
 /// Microseconds of each run, after one that is not counted.

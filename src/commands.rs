@@ -17,11 +17,11 @@ use crate::cli::Cli;
 use crate::exit::{Failure, Status};
 use crate::inputs::Env;
 use crate::nginx::command::{self, CommandLine};
-use crate::nginx::{self, conf, facts::Version, verdict};
-use crate::reload::candidate::{self, Candidate, Known};
+use crate::nginx::{self, conf, facts::Version, reading};
+use crate::reload::candidate::{self, Candidate, Known, Runs};
 use crate::reload::disk::Disk;
 use crate::reload::state;
-use crate::settings::{self, Settings, variables};
+use crate::settings::{self, Settings, listen, variables};
 use crate::upstream::Listen;
 
 /// Longest wait for an answer that takes no time.
@@ -38,7 +38,8 @@ fn made(env: &Env, version: impl FnOnce(&Settings) -> Result<Version, Failure>) 
     let (slots, note) = state::read(Disk::new(&settings.conf_dir).private());
     notes.extend(note);
     let known = Known { slots, ..Known::default() };
-    let candidate = candidate::render(env, settings, notes, version, 1, &known)?;
+    let runs = Runs { version, clients: None, one_worker: false };
+    let candidate = candidate::render(env, settings, notes, &runs, 1, &known)?;
     candidate::log_notes(&candidate.notes);
     Ok(candidate)
 }
@@ -91,9 +92,10 @@ pub fn check(env: &Env, argv: Vec<OsString>) -> Result<Status, Failure> {
         let output = Command::new(&nginx.path).args(args).stdin(Stdio::null()).output();
         let output = output.map_err(|err| refuse(format!("nginx -t: {err}")))?;
         if output.status.success() {
+            reading::warn_of_unreached(&staged.main, &staged.shown);
             return Ok(());
         }
-        Err(refuse(verdict::reason(&String::from_utf8_lossy(&output.stderr), &staged.shown)))
+        Err(refuse(reading::reason(&output.stderr, &staged.main, &staged.shown)))
     })();
     let _ = fs::remove_dir_all(&dir);
     tested?;
@@ -111,30 +113,45 @@ fn private_dir(other: &Path) -> io::Result<PathBuf> {
     create(&std::env::temp_dir()).or_else(|_| create(other))
 }
 
-/// Asks the nginx that runs, on the address that the live configuration listens on. Lists and other
+/// Asks the nginx that runs, on an address that the live configuration listens on. Lists and other
 /// settings may be bad by now: that is no reason to replace a proxy that serves.
 ///
 /// # Errors
 /// Why it does not count as healthy.
 pub fn healthcheck(env: &Env) -> Result<Status, Failure> {
     let refuse = |reason: String| Failure::new(Status::Failure, reason);
-    let listen = live_listen(env).or_else(|| first_listen(env));
+    let dir = env.text(variables::ENV_CONF_DIR).unwrap_or_else(|| variables::DEFAULT_CONF_DIR.to_owned());
+    // HTTP/1 without more can be asked best.
+    let easiest = |all: Vec<Listen>| all.into_iter().min_by_key(|l| (l.tls || l.http2, l.proxy_protocol));
+    let listen = easiest(live_listen(Path::new(&dir))).or_else(|| easiest(asked_listen(env)));
     let listen = listen.ok_or_else(|| refuse("it is not known where nginx listens; see NGINIT_LISTEN".to_owned()))?;
-    ask::ping(&listen).map_err(|err| refuse(format!("nginx does not answer on {listen}: {err}")))?;
+    let answer = if listen.tls || listen.http2 {
+        // The private socket, where there is one, leaves no line in the access log.
+        match ask::generation(&Disk::new(Path::new(&dir)).generation_socket()) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => ask::knock(&listen),
+            answer => answer.map(drop),
+        }
+    } else {
+        ask::ping(&listen)
+    };
+    answer.map_err(|err| refuse(format!("nginx does not answer on {listen}: {err}")))?;
     Ok(Status::Success)
 }
 
-/// Where the live configuration listens first.
-fn live_listen(env: &Env) -> Option<Listen> {
-    let dir = env.text(variables::ENV_CONF_DIR).unwrap_or_else(|| variables::DEFAULT_CONF_DIR.to_owned());
-    let text = fs::read_to_string(Path::new(&dir).join("default.conf")).ok()?;
-    conf::arguments(&text, "listen").into_iter().find_map(settings::parse_listen_entry)
+/// Where the live configuration listens.
+fn live_listen(dir: &Path) -> Vec<Listen> {
+    let text = fs::read_to_string(dir.join("default.conf")).unwrap_or_default();
+    let statements = conf::words(&text).filter_map(|words| match &words[..] {
+        ["listen", arguments @ ..] => listen::parse_statement(arguments),
+        _ => None,
+    });
+    statements.collect()
 }
 
-/// Where nginx was asked to listen first.
-fn first_listen(env: &Env) -> Option<Listen> {
+/// Where nginx was asked to listen.
+fn asked_listen(env: &Env) -> Vec<Listen> {
     let text = env.text(variables::ENV_LISTEN).unwrap_or_else(|| variables::DEFAULT_LISTEN.to_owned());
-    settings::tokens(&text).find_map(settings::parse_listen_entry)
+    settings::tokens(&text).filter_map(|token| listen::parse_entry(token).ok()).collect()
 }
 
 /// Has the running nginit reload, and waits for its outcome if asked to, for as long as `timeout`;

@@ -143,6 +143,24 @@ fn read_value(variable: &str, path: &str) -> Result<String, SettingsError> {
     }
 }
 
+/// The statuses 400-599 that have a page `STATUS.html` in `dir`; none where there is no such directory.
+///
+/// # Errors
+/// The path that cannot be read.
+pub fn error_pages(dir: &Path) -> anyhow::Result<BTreeSet<u16>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(err) => return Err(err).with_context(|| format!("\"NGINIT_ERROR_PAGES\": reading \"{}\"", dir.display())),
+    };
+    let status = |path: &Path| {
+        let name = path.file_name()?.to_str()?.strip_suffix(".html")?;
+        let status = name.parse().ok().filter(|status| (400..600).contains(status) && name.len() == 3)?;
+        path.is_file().then_some(status)
+    };
+    Ok(entries.filter_map(|entry| status(&entry.ok()?.path())).collect())
+}
+
 /// The templates in `dir` by file name; none where there is no such directory.
 ///
 /// # Errors

@@ -54,7 +54,7 @@ use inputs::Env;
 use log::Level;
 use nginx::command::{self, CommandLine, Needs, Options};
 use nginx::main::Main;
-use reload::candidate::{self, Candidate, Known};
+use reload::candidate::{self, Candidate, Known, Runs};
 use reload::disk::Disk;
 use reload::state;
 use render::generation;
@@ -64,6 +64,7 @@ use supervisor::child::{self, Group};
 use supervisor::reload::Limits;
 use supervisor::reloader::{self, Reloader, Setup};
 use supervisor::shell::{self, Inbox};
+use supervisor::watch::Watcher;
 use supervisor::{Pid, Policy, Supervisor};
 
 /// Does what the command line asks for, with these variables, and returns the status to end with.
@@ -150,6 +151,7 @@ fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Superv
 
     let socket = main.generation_socket(&disk, line);
     let errors = main.errors(&disk, line, &options);
+    let clients = main.clients(&disk, line);
     let needs = Needs {
         workers: || workers(&settings),
         worker_shutdown_timeout: settings.worker_shutdown_timeout,
@@ -162,9 +164,12 @@ fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Superv
     let control = settings.control.clone();
 
     let version = nginx.facts.version;
-    let first = notes.and_then(|notes| candidate::render(&env, settings, notes, version, 1, &known));
+    let runs = Runs { version, clients, one_worker: globals.contains("worker_processes 1;") };
+    let first = notes.and_then(|notes| candidate::render(&env, settings, notes, &runs, 1, &known));
     let first = first.and_then(|candidate| publish_first(&disk, candidate, socket.as_deref()));
-    let setup = Setup { env, nginx, argv, options, globals, main: main.path, disk, socket, errors, lock };
+    // Before nginx reads them, so that no change is missed.
+    let watcher = Watcher::new(first.as_ref().map(Candidate::watched).unwrap_or_default());
+    let setup = Setup { env, nginx, argv, options, globals, main: main.path, disk, socket, errors, runs, lock };
     let (pid, what) = match &first {
         Ok(candidate) => {
             let pid = child::spawn(&setup.argv, Group::Own).inspect_err(|_| drop(setup.disk.roll_back()))?;
@@ -181,7 +186,7 @@ fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Superv
     log::line(Level::Notice, "nginx", &format!("generation 1 starts nginx {version}, pid={pid} {what}"));
     let reloader = Reloader::new(setup, first.ok(), known);
     let supervisor = Supervisor::nginx(policy);
-    Ok((supervisor, pid, shell::Nginx { reloader, control }))
+    Ok((supervisor, pid, shell::Nginx { reloader, control, watcher }))
 }
 
 /// Writes the first set, which nginx itself is the first to test.

@@ -4,10 +4,12 @@
 //! the time that starting it would; where they do not stand there (a wrapper script, a fork),
 //! `nginx -V` is asked.
 
+pub mod clash;
 pub mod command;
 pub mod conf;
 pub mod facts;
 pub mod main;
+pub mod reading;
 pub mod verdict;
 
 use std::fs::File;

@@ -42,6 +42,8 @@ pub struct Peer {
     pub params: Params,
     /// It is in no list any more and only keeps its slot; `down` among the parameters too.
     pub gone: bool,
+    /// The number of its slot where a cookie names it.
+    pub slot: Option<usize>,
 }
 
 impl Peer {
@@ -65,7 +67,7 @@ fn peers_of(upstream: &Upstream, resolved: &Resolved) -> Vec<Peer> {
     let mut seen: BTreeSet<SocketAddr> = if resolved.is_empty() { BTreeSet::new() } else { listed.collect() };
     for server in &upstream.servers {
         let mut add = |address: PeerAddress, name: Option<HostName>| {
-            peers.push(Peer { address, name, params: server.params, gone: false });
+            peers.push(Peer { address, name, params: server.params, gone: false, slot: None });
         };
         match &server.address {
             Address::Host(name, port) => {

@@ -5,11 +5,15 @@
 //! input gives equal bytes. It never reads or writes a file.
 
 pub mod generation;
+pub mod listeners;
 pub mod locations;
+pub mod passing;
 pub mod quote;
+pub mod sticky;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::iter::once;
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
@@ -18,21 +22,45 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value, co
 
 use crate::nginx::facts::Version;
 use crate::peers::{Peer, Peers};
+use crate::render::locations::Location;
 use crate::render::quote::Written;
 use crate::settings::Settings;
-use crate::upstream::{Files, HostName, Listen, Name, Route, Sources, Upstream};
+use crate::upstream::sticky::Cookie;
+use crate::upstream::{Balance, Files, HostName, Name, PathMatch, Rewrite, Sources, Upstream, Upstreams};
 
 /// The built-in templates by file name.
-const BUILT_IN: [(&str, &str); 4] = [
+const BUILT_IN: &[(&str, &str)] = &[
     ("default.conf.j2", include_str!("../templates/default.conf.j2")),
+    ("_access_log.j2", include_str!("../templates/_access_log.j2")),
+    ("_error_pages.j2", include_str!("../templates/_error_pages.j2")),
+    ("_errors.j2", include_str!("../templates/_errors.j2")),
+    ("_gzip.j2", include_str!("../templates/_gzip.j2")),
     ("_log.j2", include_str!("../templates/_log.j2")),
+    ("_passing.j2", include_str!("../templates/_passing.j2")),
+    ("_retry.j2", include_str!("../templates/_retry.j2")),
+    ("_pass.j2", include_str!("../templates/_pass.j2")),
+    ("_rewrite.j2", include_str!("../templates/_rewrite.j2")),
+    ("_server.j2", include_str!("../templates/_server.j2")),
+    ("_sticky.j2", include_str!("../templates/_sticky.j2")),
     ("_upstream.j2", include_str!("../templates/_upstream.j2")),
     ("_location.j2", include_str!("../templates/_location.j2")),
+    ("_forwarded.j2", include_str!("../templates/_forwarded.j2")),
+    ("_grpc.j2", include_str!("../templates/_grpc.j2")),
+    ("_grpc_unavailable.j2", include_str!("../templates/_grpc_unavailable.j2")),
+    ("_pass_tls.j2", include_str!("../templates/_pass_tls.j2")),
+    ("_real_ip.j2", include_str!("../templates/_real_ip.j2")),
+    ("_redirect.j2", include_str!("../templates/_redirect.j2")),
+    ("_tls.j2", include_str!("../templates/_tls.j2")),
 ];
 
 /// How every file that we wrote starts. It marks the file as ours, so that a later run may remove
 /// it when no template makes it any more.
 pub const MARK: &str = "# Rendered by nginit from ";
+
+/// The longest server name that fits into a bucket of nginx's default size, 64 bytes: besides the
+/// name, there are two pointers and its length, and all is aligned (`ngx_hash_init` in
+/// src/core/ngx_hash.c).
+const LONGEST_HASHED_NAME: usize = 46;
 
 /// Ending of a template's name.
 pub const ENDING: &str = ".j2";
@@ -52,8 +80,16 @@ pub struct Input<'a> {
     pub nginx: Version,
     /// Whether the kernel has IPv6.
     pub ipv6: bool,
+    /// The system's file of authorities that certificates come from, if it has one.
+    pub ca_bundle: Option<&'a str>,
     /// The number of the set that is rendered; the built-in templates do not print it.
     pub generation: u64,
+    /// The statuses that have a page of the operator's; those without a [use](can_have_page) count not.
+    pub error_pages: &'a BTreeSet<u16>,
+    /// The file that nginx tells of clients, where nginit runs and reads it: plain characters alone.
+    pub clients: Option<&'a str>,
+    /// nginx has one worker process and no more, for sure.
+    pub one_worker: bool,
 }
 
 /// A template that could not be rendered.
@@ -86,7 +122,7 @@ impl std::error::Error for RenderError {}
 /// # Errors
 /// The first template that does not parse or render, with its line.
 pub fn render(input: Input<'_>) -> Result<Files, RenderError> {
-    let mut sources: BTreeMap<&str, &str> = BUILT_IN.into_iter().collect();
+    let mut sources: BTreeMap<&str, &str> = BUILT_IN.iter().copied().collect();
     sources.extend(input.sources.iter().map(|(name, text)| (name.as_str(), text.as_str())));
 
     let mut env = Environment::new();
@@ -151,40 +187,78 @@ fn context_of(input: Input<'_>) -> Value {
     let upstreams: BTreeMap<&Name, Value> = settings
         .upstreams
         .iter()
-        .map(|(name, upstream)| {
+        .enumerate()
+        .map(|(number, (name, upstream))| {
             let peers = input.peers.get(name).map_or(&[][..], Vec::as_slice);
-            (name, upstream_value(name, upstream, peers))
+            (name, upstream_value(number, name, upstream, peers, input))
         })
         .collect();
-    let locations: Vec<Value> = locations::locations(&settings.upstreams)
+    let servers: Vec<Value> = locations::sites(&settings.upstreams)
         .into_iter()
-        .map(|location| {
-            let (exact, path) = match location.route {
-                Route::Exact(path) => (true, path),
-                Route::Prefix(path) => (false, path),
-            };
-            let upstream = location.upstream.and_then(|name| upstreams.get(name)).cloned();
-            context! { exact, path, upstream }
+        .map(|site| {
+            let locations = site.locations.iter().map(|location| location_value(location, &upstreams));
+            let host = site.host.map_or("", HostName::as_str);
+            let targeted: BTreeSet<&Name> = site.targets().map(|target| target.upstream).collect();
+            let does = |is: fn(&Rewrite) -> bool| site.targets().any(|target| is(target.rewrite));
+            context! {
+                host,
+                rewrites => does(|rewrite| *rewrite != Rewrite::Keep),
+                name => server_name(site.host, &settings.upstreams),
+                strips => does(|rewrite| matches!(rewrite, Rewrite::Strip(_))),
+                replaces => does(|rewrite| matches!(rewrite, Rewrite::Replace(_))),
+                locations => locations.collect::<Vec<_>>(),
+                upstreams => targeted.iter().filter_map(|name| upstreams.get(name)).cloned().collect::<Vec<_>>(),
+            }
         })
         .collect();
-    let listen: Vec<String> = listen(settings, input.ipv6).map(ToString::to_string).collect();
+    let tapped = settings.upstreams.iter().any(|(name, upstream)| {
+        let peers = input.peers.get(name).map_or(&[][..], Vec::as_slice);
+        !tap(upstream, peers, input.clients).is_empty()
+    });
+    let error_pages: Vec<u16> = input.error_pages.iter().copied().filter(|status| can_have_page(*status)).collect();
     context! {
         upstreams => upstreams.values().cloned().collect::<Vec<_>>(),
-        locations,
-        settings => context! { listen, access_log => Value::from(Serde(settings.access_log)) },
+        servers,
+        settings => context! {
+            access_log => Value::from(Serde(settings.access_log)),
+            access_log_flush => passing::time(settings.access_log_flush),
+            // What a pipe takes in one piece, unless nobody else writes to it.
+            access_log_buffer => if input.one_worker { "64k" } else { "4k" },
+            gzip => settings.gzip,
+            request_id => settings.request_id,
+            error_pages => settings.error_pages.to_string_lossy(),
+            ..listeners::context(settings, input.nginx, input.ipv6)
+        },
+        protocols => listeners::protocols(settings, input.ca_bundle),
+        error_pages,
+        tapped,
         env => Value::from(Serde(input.env)),
         nginx => context! {
             version => input.nginx.to_string(),
-            features => context! { keepalive_min_timeout => input.nginx.has_keepalive_min_timeout() },
+            features => context! {
+                keepalive_min_timeout => input.nginx.has_keepalive_min_timeout(),
+                keepalive_by_default => input.nginx.has_keepalive_by_default(),
+                sticky => input.nginx.has_sticky(),
+            },
         },
         generation => input.generation,
     }
 }
 
-/// Where nginx listens: the default shrinks to what the kernel has, what was asked for does not.
-fn listen(settings: &Settings, ipv6: bool) -> impl Iterator<Item = &Listen> {
-    let all = ipv6 || !settings.listen_is_default;
-    settings.listen.iter().filter(move |l| all || l.address.is_none_or(|a| a.is_ipv4()))
+/// Whether nginx can answer `status` by itself and lets somebody choose the page: not 418, by which our
+/// own locations go elsewhere, 444, which is no answer, and 499, which a client does not wait for.
+pub fn can_have_page(status: u16) -> bool {
+    (400..600).contains(&status) && ![418, 444, 499].contains(&status)
+}
+
+/// Whether somebody has to look at whose addresses choose the servers of an upstream.
+pub fn is_tapped(upstream: &Upstream, peers: &[Peer]) -> bool {
+    upstream.balance == Balance::IpHash && peers.iter().filter(|peer| !peer.gone).count() > 1
+}
+
+/// Where nginx tells of the clients of an upstream; empty where it does not.
+fn tap<'a>(upstream: &Upstream, peers: &[Peer], clients: Option<&'a str>) -> &'a str {
+    clients.filter(|_| is_tapped(upstream, peers)).unwrap_or_default()
 }
 
 /// The fields of a server in templates. A peer is an object rather than a map, because there can be
@@ -232,18 +306,90 @@ impl Object for Peer {
     }
 }
 
-fn upstream_value(name: &Name, upstream: &Upstream, peers: &[Peer]) -> Value {
+fn location_value(location: &Location<'_>, upstreams: &BTreeMap<&Name, Value>) -> Value {
+    let (exact, path) = (matches!(location.path, PathMatch::Exact(_)), location.path.as_str());
+    let upstream = location.target.and_then(|target| upstreams.get(target.upstream)).cloned();
+    let (strip, replace) = match location.target.map(|target| target.rewrite) {
+        Some(Rewrite::Strip(path)) => (path.as_str(), ""),
+        Some(Rewrite::Replace(path)) => ("", path.as_str()),
+        Some(Rewrite::Keep) | None => ("", ""),
+    };
+    let rewrites = !strip.is_empty() || !replace.is_empty();
+    context! { exact, path, upstream, rewrites, strip, strip_regex => regex(strip), replace }
+}
+
+/// A regular expression for `text` itself, without a backslash, which a template could not print.
+fn regex(text: &str) -> String {
+    let special = |c: char| ".()*+?|".contains(c);
+    text.chars().map(|c| if special(c) { format!("[{c}]") } else { c.into() }).collect()
+}
+
+/// What to write as `server_name`. A name that does not fit into a bucket of nginx's hash of names
+/// makes it refuse the configuration, and the directive for larger ones, which is allowed once, may
+/// stand in the operator's nginx.conf already; so a long one is a regular expression, which needs no
+/// hash. For all other hosts, it is a name that nobody routes: HTTP/1.0 clients that name none get
+/// it as their host.
+fn server_name(host: Option<&HostName>, upstreams: &Upstreams) -> Value {
+    let routed = |name: &String| {
+        let mut routes = upstreams.values().flat_map(|upstream| &upstream.routes);
+        routes.any(|route| route.host.as_ref().is_some_and(|host| host.as_str() == name))
+    };
+    let unrouted = || once("localhost".to_owned()).chain((1..).map(|n| "_".repeat(n))).find(|name| !routed(name));
+    Written::directive(match host.map(HostName::as_str) {
+        None => unrouted().unwrap_or_default(),
+        Some(host) if host.len() > LONGEST_HASHED_NAME => format!("\"~^{}$\"", regex(host)),
+        Some(host) => host.to_owned(),
+    })
+}
+
+fn upstream_value(number: usize, name: &Name, upstream: &Upstream, peers: &[Peer], input: Input<'_>) -> Value {
+    let tap = tap(upstream, peers, input.clients);
+    let own_way = upstream.sticky.as_ref().is_some_and(|cookie| cookie.hash || !input.nginx.has_sticky());
+    let peers = if own_way { sticky::fit(peers) } else { peers.into() };
+    let balance = match upstream.balance.to_nginx() {
+        _ if own_way => format!("hash $nginit_key_{number}"),
+        balance => balance.unwrap_or_default(),
+    };
+    let sticky = upstream.sticky.as_ref().map(|cookie| sticky_value(number, cookie, own_way, &peers));
     let zone_kb = zone_kb(peers.len());
     let routes: Vec<String> = upstream.routes.iter().map(ToString::to_string).collect();
     context! {
         name => name.upstream(),
         variable => upstream.variable.as_str(),
         balance => upstream.balance.word(),
-        balance_directive => Written::directive(upstream.balance.to_nginx().unwrap_or_default()),
+        balance_directive => Written::directive(balance),
+        sticky => Value::from(sticky),
+        passing => passing::value(&upstream.passing),
+        tap,
         listed => upstream.servers.len(),
         zone => format!("{zone_kb}k"),
         routes,
+        protocol => upstream.protocol.word(),
+        grpc => upstream.protocol.grpc,
+        module => upstream.protocol.module(),
+        tls => listeners::peer_tls(&upstream.protocol),
         servers => peers.iter().cloned().map(Value::from_object).collect::<Vec<_>>(),
+    }
+}
+
+/// A cookie with nginx's own directive for it, or with what our way takes. Its variables are told apart by
+/// the upstream's number, because nginx has a limit for their names.
+fn sticky_value(number: usize, cookie: &Cookie, own_way: bool, peers: &[Peer]) -> Value {
+    if !own_way {
+        return context! { cookie => cookie.name.as_str(), directive => Written::directive(cookie.to_nginx()) };
+    }
+    let value = format!("\"{}=$nginit_slot_{number}$nginit_share{}\"", cookie.name, cookie.attributes());
+    let homes =
+        sticky::homes(peers).into_iter().map(|(cookie, key)| Value::from(vec![Value::from(cookie), Value::from(key)]));
+    let places = sticky::places(peers).into_iter();
+    let places = places.map(|(address, slot)| Value::from(vec![Written::directive(address), Value::from(slot)]));
+    context! {
+        number,
+        cookie => cookie.name.as_str(),
+        directive => "",
+        value => Written::directive(value),
+        homes => homes.collect::<Vec<_>>(),
+        places => places.collect::<Vec<_>>(),
     }
 }
 

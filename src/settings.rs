@@ -7,9 +7,19 @@
 
 pub mod balance;
 pub mod error;
+pub mod listen;
+mod misfits;
 pub mod own;
+pub mod passing;
+pub mod protocol;
+pub mod real_ip;
+pub mod rewrite;
 pub mod routes;
+pub mod rules;
 pub mod servers;
+pub mod sticky;
+pub mod tls;
+mod upstreams;
 pub mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,12 +27,13 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use crate::log::{Format, Level};
-use crate::upstream::{AccessLog, Balance, Listen, Name, Route, Upstream, Upstreams};
-use error::{SettingsError, SettingsErrors};
-pub use own::{LONGEST_SOCKET_PATH, parse_listen_entry};
+use crate::upstream::{AccessLog, Listen, Name, Upstreams};
+use error::{Fault, SettingsError, SettingsErrors, fault};
+pub use misfits::{advice, misfits};
+pub use own::LONGEST_SOCKET_PATH;
+use real_ip::RealIp;
+use tls::Tls;
 use variables as table;
 
 /// A value together with the variable that the operator set, which messages must name: for
@@ -72,10 +83,24 @@ pub struct Settings {
     pub control: Option<PathBuf>,
     /// The access log's form.
     pub access_log: AccessLog,
+    /// Longest time that nginx keeps lines of it back; nothing writes each at once.
+    pub access_log_flush: Option<Duration>,
+    /// Whether texts are compressed for clients that can take it.
+    pub gzip: bool,
+    /// Whether each request gets a name for logs, where it has none.
+    pub request_id: bool,
+    /// Where pages of the operator's for errors are: an absolute path that means nothing to nginx.
+    pub error_pages: PathBuf,
     /// The least severe level that nginit logs.
     pub log: Level,
     /// The form of nginit's lines.
     pub log_format: Format,
+    /// TLS where nginx listens.
+    pub tls: Option<Tls>,
+    /// Proxies in front of nginx.
+    pub real_ip: Option<RealIp>,
+    /// Whether changes of certificates are followed.
+    pub watch: bool,
 }
 
 /// What a start does with a bad configuration.
@@ -136,8 +161,6 @@ pub enum Class {
     },
 }
 
-const SUFFIXES: [&str; 4] = ["_BACKEND", "_ROUTE", "_PORT", "_BALANCE"];
-
 /// Says of `name` what it is, given the names of all variables that are set: an upstream counts
 /// once both its `NAME_BACKEND` and its `NAME_ROUTE` are there.
 pub fn classify(name: &str, all: &BTreeSet<&str>) -> Class {
@@ -151,27 +174,61 @@ pub fn classify(name: &str, all: &BTreeSet<&str>) -> Class {
     if let Some(&(_, meant)) = table::ALIASES.iter().find(|(old, _)| *old == base) {
         return Class::Ours { canonical: meant.to_owned(), in_file };
     }
-    let Some((upstream, suffix)) = SUFFIXES.iter().find_map(|s| base.strip_suffix(s).map(|name| (name, *s))) else {
-        return Class::Foreign;
+    let Some((upstream, suffix)) = upstreams::SUFFIXES.iter().find_map(|s| base.strip_suffix(s).map(|name| (name, *s)))
+    else {
+        return classify_misspelt(name, base, all);
     };
-    let is_set = |name: &str| all.contains(name) || all.contains(format!("{name}_FILE").as_str());
-    let has = |suffix: &str| is_set(&format!("{upstream}{suffix}"));
     if Name::new(upstream).is_none() || upstream == "NGINIT" {
         return Class::Foreign;
     }
-    let alias = || {
-        let meant = |(old, new): &&(&str, &str)| *new == format!("{upstream}_BACKEND") && is_set(old);
-        table::ALIASES.iter().any(|pair| meant(&pair))
-    };
-    let declared = has("_BACKEND") || alias();
-    if declared && (known_route(upstream).is_some() || has("_ROUTE")) {
+    let (listed, routed) = (is_listed(upstream, all), is_routed(upstream, all));
+    if listed && routed {
         return Class::Ours { canonical: base.to_owned(), in_file };
     }
-    if suffix == "_BACKEND" {
-        let text = format!("\"{name}\" is left alone: it is an upstream of nginx once \"{upstream}_ROUTE\" is set too");
-        return Class::Noted(Note { level: Level::Info, text });
-    }
-    Class::Foreign
+    let text = match suffix {
+        "_BACKEND" => format!("it is an upstream of nginx once \"{upstream}_ROUTE\" is set too"),
+        // What others call so says nothing of nginit.
+        "_PORT" => return Class::Foreign,
+        _ if routed => format!("it counts once \"{upstream}_BACKEND\" is set too"),
+        _ => return Class::Foreign,
+    };
+    Class::Noted(Note { level: Level::Info, text: format!("\"{name}\" is left alone: {text}") })
+}
+
+fn is_set(name: &str, all: &BTreeSet<&str>) -> bool {
+    all.contains(name) || all.contains(format!("{name}_FILE").as_str())
+}
+
+/// Whether the upstream has a list of servers.
+fn is_listed(upstream: &str, all: &BTreeSet<&str>) -> bool {
+    let backend = format!("{upstream}_BACKEND");
+    is_set(&backend, all) || table::ALIASES.iter().any(|(old, new)| *new == backend && is_set(old, all))
+}
+
+/// Whether the upstream has a route.
+fn is_routed(upstream: &str, all: &BTreeSet<&str>) -> bool {
+    known_route(upstream).is_some() || is_set(&format!("{upstream}_ROUTE"), all)
+}
+
+/// Says of a name that ends as no variable of an upstream does whether it nearly is one. An upstream that
+/// lacks its list or route is asked for that alone: half of its variables may be another program's.
+fn classify_misspelt(name: &str, base: &str, all: &BTreeSet<&str>) -> Class {
+    let meant = |(at, _)| {
+        let (upstream, suffix) = base.split_at(at);
+        let real = table::nearest_suffix(suffix)?;
+        let meant = format!("{upstream}{real}");
+        let asked = match (is_listed(upstream, all), is_routed(upstream, all)) {
+            (true, true) => true,
+            (true, false) => real == "_ROUTE",
+            (false, true) => real == "_BACKEND",
+            (false, false) => false,
+        };
+        let fits = asked && Name::new(upstream).is_some() && upstream != "NGINIT" && !is_set(&meant, all);
+        fits.then(|| format!("{meant}{}", &name[base.len()..]))
+    };
+    let Some(meant) = base.match_indices('_').find_map(meant) else { return Class::Foreign };
+    let text = format!("\"{name}\" is not a variable of nginit; did you mean \"{meant}\"?");
+    Class::Noted(Note { level: Level::Warn, text })
 }
 
 fn classify_own(name: &str) -> Class {
@@ -200,16 +257,6 @@ fn known_route(name: &str) -> Option<&'static str> {
         "DYNAMIC" => Some(table::DEFAULT_DYNAMIC_ROUTE),
         _ => None,
     }
-}
-
-/// The texts of one upstream, as given.
-#[derive(Debug, Deserialize, Default)]
-#[serde(default)]
-struct RawUpstream {
-    backend: String,
-    route: String,
-    port: String,
-    balance: String,
 }
 
 /// Every fault and note, while the variables are gone through.
@@ -256,12 +303,32 @@ fn or_default<'a>(text: &'a str, default: &'a str) -> &'a str {
 pub fn parse(vars: &Vars) -> Result<(Settings, Vec<Note>), SettingsErrors> {
     let mut findings = Findings::default();
     let raw: own::Raw = from_vars("NGINIT_", vars, &mut findings);
-    let upstreams = parse_upstreams(vars, &mut findings);
+    let upstreams = upstreams::parse(vars, &mut findings);
     let settings = own::parse(&raw, vars, upstreams, &mut findings);
     match settings {
         Some(settings) if findings.errors.is_empty() => Ok((settings, findings.notes)),
-        _ => Err(SettingsErrors(findings.errors)),
+        _ => Err(SettingsErrors(with_quotes_named(findings.errors, vars))),
     }
+}
+
+/// Of a value with quotes around it, which `docker run --env-file` leaves there, one fault that says so.
+fn with_quotes_named(errors: Vec<SettingsError>, vars: &Vars) -> Vec<SettingsError> {
+    let is_quoted = |text: &str| {
+        let text = text.trim();
+        text.len() > 1 && text.starts_with(['"', '\'']) && text.as_bytes().first() == text.as_bytes().last()
+    };
+    // A rule may have them.
+    let is_rule = |name: &str, text: &str| name.ends_with("_ROUTE") && rules::parse(text).is_some();
+    let quoted = vars.iter().filter(|(name, given)| is_quoted(&given.value) && !is_rule(name, &given.value));
+    let quoted: BTreeSet<&str> = quoted.map(|(_, given)| given.variable.as_str()).collect();
+    let mut named = BTreeSet::new();
+    let name = |error: SettingsError| {
+        let Some(variable) = quoted.get(error.variable.as_str()) else { return Some(error) };
+        let remedy = "remove them: Docker's --env-file and lists of Compose take them as a part of the value";
+        let reason = "there are quotes around the value";
+        named.insert(*variable).then(|| SettingsError { reason: reason.to_owned(), remedy: remedy.to_owned(), ..error })
+    };
+    errors.into_iter().filter_map(name).collect()
 }
 
 /// What holds where nothing is set.
@@ -280,104 +347,24 @@ fn from_vars<T: serde::de::DeserializeOwned + Default>(prefix: &str, vars: &Vars
     })
 }
 
-fn parse_upstreams(vars: &Vars, findings: &mut Findings) -> Upstreams {
-    let names: Vec<Name> = vars.keys().filter_map(|v| v.strip_suffix("_BACKEND")).filter_map(Name::new).collect();
-    let mut upstreams = Upstreams::new();
-    for name in names {
-        if let Some(upstream) = parse_upstream(&name, vars, findings) {
-            upstreams.insert(name, upstream);
-        }
-    }
-    let mut owners: BTreeMap<&Route, &Name> = BTreeMap::new();
-    for (name, upstream) in &upstreams {
-        for route in &upstream.routes {
-            if let Some(other) = owners.insert(route, name) {
-                let variable = as_set(vars, &format!("{}_ROUTE", name.as_str()));
-                let reason = format!("{} has the same route", other.upstream());
-                let remedy = format!("give {} and {} different routes", other.as_str(), name.as_str());
-                findings.errors.push(SettingsError::new(variable, Some(&route.to_string()), reason, remedy));
-            }
-        }
-    }
-    upstreams
-}
-
-fn parse_upstream(name: &Name, vars: &Vars, findings: &mut Findings) -> Option<Upstream> {
-    let var = |suffix: &str| format!("{}_{suffix}", name.as_str());
-    let mut raw: RawUpstream = from_vars(&format!("{}_", name.as_str()), vars, findings);
-    // Kubernetes and `docker run --link` set NAME_PORT=tcp://10.0.0.1:80 for a service called NAME.
-    if raw.port.contains("://") {
-        let text = format!("\"{}\" is left alone: it describes a service link, not a port", var("PORT"));
-        note(&mut findings.notes, Level::Info, text);
-        raw.port.clear();
-    }
-    let port_text = or_default(&raw.port, table::DEFAULT_PORT);
-    let port = findings.check(vars, &var("PORT"), port_text, servers::parse_port(port_text));
-
-    let default_balance = if name.as_str() == "STATIC" { "ip_hash" } else { "round_robin" };
-    let balance_text = or_default(&raw.balance, default_balance);
-    let balance = findings.check(vars, &var("BALANCE"), balance_text, balance::parse_balance(balance_text));
-
-    let route_text = or_default(&raw.route, known_route(name.as_str()).unwrap_or_default());
-    let routes = routes::parse_routes(&as_set(vars, &var("ROUTE")), route_text)
-        .map_err(|errors| findings.errors.extend(errors))
-        .ok();
-
-    let variable = as_set(vars, &var("BACKEND"));
-    if let Some((old, new)) = table::ALIASES.iter().find(|(old, _)| variable.starts_with(old)) {
-        let text = format!("\"{old}\" is an older spelling of \"{new}\"; use the latter");
-        note(&mut findings.notes, Level::Warn, text);
-    }
-    let list = servers::parse_servers(&variable, &raw.backend, port.unwrap_or(NonZeroU16::MIN))
-        .map_err(|errors| findings.errors.extend(errors))
-        .ok();
-    if let (Some(list), Some(balance)) = (&list, &balance) {
-        let switch = var("BALANCE");
-        findings.errors.extend(backups_that_nginx_refuses(&variable, &switch, list, balance));
-        for token in &list.repeated {
-            let text = format!("\"{variable}\": {token} repeats an earlier entry and counts once");
-            note(&mut findings.notes, Level::Warn, text);
-        }
-    }
-    Some(Upstream { servers: list?.servers, routes: routes?, balance: balance?, variable })
-}
-
-/// `backup` needs a balance method that knows it, and a server that is none.
-fn backups_that_nginx_refuses(
-    variable: &str,
-    switch: &str,
-    list: &servers::ServerList,
-    balance: &Balance,
-) -> Vec<SettingsError> {
-    let all = !list.servers.is_empty() && list.servers.iter().all(|s| s.params.backup);
-    let (reason, remedy) = if !balance.allows_backup() {
-        (
-            format!("{} knows no backup servers", balance.word()),
-            format!("set {switch}=round_robin or remove \"backup\""),
-        )
-    } else if all {
-        ("an upstream needs a server that is no backup".to_owned(), "remove \"backup\"".to_owned())
-    } else {
-        return Vec::new();
-    };
-    let backups = list.servers.iter().zip(&list.entries).filter(|(server, _)| server.params.backup);
-    backups
-        .map(|(server, entry)| SettingsError {
-            variable: variable.to_owned(),
-            entry: Some(("server", *entry)),
-            token: Some(format!("{};backup", server.address)),
-            reason: reason.clone(),
-            remedy: remedy.clone(),
-        })
-        .collect()
-}
-
 /// The entries of a list: separated by blanks, commas or newlines; `#` starts a comment.
 pub fn tokens(text: &str) -> impl Iterator<Item = &str> {
     text.split(['\n', '\r'])
         .map(|line| line.split('#').next().unwrap_or_default())
         .flat_map(|line| line.split([' ', '\t', ',']))
         .filter(|token| !token.is_empty())
+}
+
+/// `on` and `off`.
+///
+/// # Errors
+/// Reason and remedy.
+pub fn parse_switch(text: &str) -> Result<bool, Fault> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err(fault("is not on or off", "correct it or unset the variable")),
+    }
 }
 
 /// A time as nginx writes it: plain seconds, or numbers with `ms`, `s`, `m`, `h`, `d` from the
@@ -424,6 +411,79 @@ mod tests {
 
     fn class(name: &str, all: &[&str]) -> Class {
         classify(name, &all.iter().copied().collect())
+    }
+
+    #[test]
+    fn a_misspelt_variable_of_an_upstream_is_named_and_those_of_others_are_not() {
+        let noted = |name: &str, all: &[&str]| match class(name, all) {
+            Class::Noted(note) => Some(note.text),
+            _ => None,
+        };
+        let meant =
+            |name: &str, real: &str| Some(format!("\"{name}\" is not a variable of nginit; did you mean \"{real}\"?"));
+        for (name, all, real) in [
+            ("STATIC_STICKYY", &["STATIC_BACKEND"][..], "STATIC_STICKY"),
+            ("STATIC_STICKYY_FILE", &["STATIC_APP_FILE"], "STATIC_STICKY_FILE"),
+            ("MY_SHOP_TIMEOUTS", &["MY_SHOP_BACKEND", "MY_SHOP_ROUTE"], "MY_SHOP_TIMEOUT"),
+            ("SHOP_ROUTES", &["SHOP_BACKEND"], "SHOP_ROUTE"),
+            ("SHOP_BACKENDS", &["SHOP_ROUTE_FILE"], "SHOP_BACKEND"),
+            ("STATIC_BACKENDS", &[], "STATIC_BACKEND"),
+        ] {
+            assert_eq!(noted(name, all), meant(name, real));
+        }
+        for (name, all) in [
+            // Of an upstream that is none, or with the right one beside it.
+            ("SHOP_STICKYY", &["SHOP_BACKEND"][..]),
+            ("SHOP_ROUTES", &[]),
+            ("STATIC_STICKYY", &["STATIC_BACKEND", "STATIC_STICKY"]),
+            ("STATIC_STICKYY", &[]),
+            ("STATIC_ROOT", &["STATIC_BACKEND"]),
+            ("STATIC_SERVICE_HOST", &["STATIC_BACKEND"]),
+            ("STATIC_PORT_80_TCP_PROTO", &["STATIC_BACKEND"]),
+            ("NGINIT_BACKENDS", &["NGINIT_ROUTE"]),
+            ("STATIC_PORT", &[]),
+        ] {
+            assert!(!noted(name, all).is_some_and(|text| text.contains("did you mean")), "{name}");
+        }
+        let left =
+            |name: &str, other: &str| Some(format!("\"{name}\" is left alone: it counts once \"{other}\" is set too"));
+        assert_eq!(noted("SHOP_ROUTE", &["SHOP_ROUTE"]), left("SHOP_ROUTE", "SHOP_BACKEND"));
+        assert_eq!(noted("DYNAMIC_STICKY", &[]), left("DYNAMIC_STICKY", "DYNAMIC_BACKEND"));
+    }
+
+    #[test]
+    fn quotes_around_a_value_are_named_once() {
+        let errors = |pairs: &[(&str, &str)]| parse(&vars(pairs)).unwrap_err().to_string();
+        assert_eq!(
+            errors(&[("STATIC_BACKEND", "\"10.0.0.1 10.0.0.2\"")]),
+            "\"STATIC_BACKEND\": server 1 \"\\\"10.0.0.1\": there are quotes around the value; remove them: Docker's --env-file and lists of Compose take them as a part of the value"
+        );
+        let backend = ("STATIC_BACKEND", "10.0.0.1");
+        assert!(errors(&[backend, ("STATIC_BUFFERING", "'off'")]).contains("remove them"));
+        let rule = errors(&[backend, ("STATIC_ROUTE", "\"traefik.http.routers.x.rule=Nonsense(`a`)\"")]);
+        assert!(rule.contains("\"Nonsense\" is no matcher"), "{rule}");
+    }
+
+    #[test]
+    fn what_may_not_be_meant_is_noted() {
+        let notes = |pairs: &[(&str, &str)]| {
+            let all = [&[("STATIC_BACKEND", "10.0.0.1")], pairs].concat();
+            parse(&vars(&all)).unwrap().1.into_iter().map(|note| note.text).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            notes(&[("STATIC_ROUTE", "/ shop/ a.example/x localhost/ /api/*")]),
+            [
+                "\"STATIC_ROUTE\": \"shop/\" is for the host \"shop\"; a path starts with \"/\": \"/shop/\"",
+                "\"STATIC_ROUTE\": \"/api/*\" takes that \"*\" alone; a route without \"=\" takes all that starts with it: \"/api/\"",
+            ]
+        );
+        assert!(notes(&[("STATIC_ROUTE", "Host(`shop`)")]).is_empty());
+        assert_eq!(
+            notes(&[("NGINIT_TRUSTED_PROXIES", "10.0.0.0/8 ::/0")]),
+            [
+                "\"NGINIT_TRUSTED_PROXIES\": ::/0 is everybody, so any client can name any address; name the proxies alone"
+            ]
+        );
     }
 
     #[test]
@@ -488,9 +548,17 @@ mod tests {
             ("NGINIT_LOG_FORMAT", "x"),
             ("NGINIT_CONF_DIR", "x"),
             ("NGINIT_TEMPLATES", "x"),
+            ("STATIC_RETRY", "x"),
+            ("STATIC_TIMEOUT", "x"),
+            ("STATIC_KEEPALIVE", "x"),
+            ("STATIC_MAX_BODY", "x"),
+            ("STATIC_BUFFERING", "x"),
+            ("NGINIT_ACCESS_LOG_FLUSH", "x"),
+            ("NGINIT_GZIP", "x"),
+            ("NGINIT_ERROR_PAGES", "x"),
         ]))
         .unwrap_err();
-        assert_eq!(errors.0.len(), 19, "{errors}");
+        assert_eq!(errors.0.len(), 27, "{errors}");
     }
 
     #[test]

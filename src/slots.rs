@@ -1,4 +1,5 @@
-//! Which place each server of an `ip_hash` upstream has, whatever becomes of the others.
+//! Which place each server of an `ip_hash` upstream, or of one that is sticky by a cookie, has, whatever
+//! becomes of the others.
 //!
 //! nginx's ip_hash turns a client's address into a position in the list
 //! (nginx: src/http/modules/ngx_http_upstream_ip_hash_module.c), so a list that gets shorter or is
@@ -10,6 +11,9 @@
 //! 20 times and then takes turns, which is no stickiness at all. So the free slots are at most as
 //! many, and together weigh at most as much, as the servers that are there: then one client in
 //! two million gives up. What is beyond that is dropped from the end, which does move most clients.
+//!
+//! A cookie names its server's slot by number, so nginx need not know of those who are gone, and no
+//! slot is ever dropped: there are as many as there once were servers at a time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU16;
@@ -38,15 +42,20 @@ impl Slot {
     fn placeholder(&self) -> Peer {
         let weight = Some(self.weight).filter(|weight| *weight > NonZeroU16::MIN);
         let params = Params { weight, down: true, ..Params::default() };
-        Peer { address: self.address.clone(), name: None, params, gone: true }
+        Peer { address: self.address.clone(), name: None, params, gone: true, slot: None }
     }
 }
 
-/// The peers of all upstreams, those of `ip_hash` in their slots, and the slots to remember.
-/// Upstreams that balance otherwise, or are no more, have none.
+/// The peers of all upstreams, those of `ip_hash` and of cookies in their slots, and the slots to
+/// remember. Upstreams that balance otherwise, or are no more, have none.
 pub fn place_all(remembered: &Slots, upstreams: &Upstreams, mut peers: Peers) -> (Peers, Slots) {
     let mut slots = Slots::new();
-    for (name, _) in upstreams.iter().filter(|(_, upstream)| upstream.balance == Balance::IpHash) {
+    for (name, upstream) in upstreams {
+        let place = match upstream.balance {
+            _ if upstream.sticky.is_some() => number,
+            Balance::IpHash => place,
+            _ => continue,
+        };
         let before = remembered.get(name).map_or(&[][..], Vec::as_slice);
         let (placed, after) = place(before, peers.remove(name).unwrap_or_default());
         peers.insert(name.clone(), placed);
@@ -63,6 +72,27 @@ pub fn place(remembered: &[Slot], peers: Vec<Peer>) -> (Vec<Peer>, Vec<Slot>) {
     if peers.is_empty() {
         return (peers, remembered.to_vec());
     }
+    let mut placed = seat(remembered, peers);
+    drop_surplus(&mut placed);
+    let slots = placed.iter().map(Slot::of).collect();
+    (placed, slots)
+}
+
+/// The peers of one upstream, each with the number of its slot and in the order of these, and the slots
+/// to remember: those who are gone keep theirs until a newcomer takes it over.
+fn number(remembered: &[Slot], peers: Vec<Peer>) -> (Vec<Peer>, Vec<Slot>) {
+    if peers.is_empty() {
+        return (peers, remembered.to_vec());
+    }
+    let mut placed = seat(remembered, peers);
+    let slots = placed.iter().map(Slot::of).collect();
+    placed.iter_mut().enumerate().for_each(|(at, peer)| peer.slot = Some(at));
+    placed.retain(|peer| !peer.gone);
+    (placed, slots)
+}
+
+/// Every peer in its slot or a new one, and placeholders in the others.
+fn seat(remembered: &[Slot], peers: Vec<Peer>) -> Vec<Peer> {
     let own: BTreeMap<&PeerAddress, usize> = remembered.iter().enumerate().map(|(at, s)| (&s.address, at)).collect();
     let mut placed: Vec<Peer> = remembered.iter().map(Slot::placeholder).collect();
     let mut newcomers = Vec::new();
@@ -73,9 +103,7 @@ pub fn place(remembered: &[Slot], peers: Vec<Peer>) -> (Vec<Peer>, Vec<Slot>) {
         }
     }
     settle(newcomers, &mut placed);
-    drop_surplus(&mut placed);
-    let slots = placed.iter().map(Slot::of).collect();
-    (placed, slots)
+    placed
 }
 
 /// Gives each newcomer the first free slot of its weight; those who find none the free slots that
@@ -133,7 +161,7 @@ mod tests {
     fn peer(port: u16, weight: u16) -> Peer {
         let address = PeerAddress::Ip(SocketAddr::from(([10, 0, 0, 1], port)));
         let params = Params { weight: NonZeroU16::new(weight).filter(|w| w.get() > 1), ..Params::default() };
-        Peer { address, name: None, params, gone: false }
+        Peer { address, name: None, params, gone: false, slot: None }
     }
 
     /// Peers by a letter each, with their weights: `a b3`.
@@ -187,6 +215,25 @@ mod tests {
     }
 
     #[test]
+    fn slots_that_cookies_name_are_never_dropped() {
+        let mut slots = Vec::new();
+        for (list, want) in [
+            ("a b c d e", "a0 b1 c2 d3 e4"),
+            ("e", "e4"),
+            ("e x a", "a0 x1 e4"),
+            ("", ""),
+            ("x e c d y z", "y0 x1 c2 d3 e4 z5"),
+        ] {
+            let (placed, after) = number(&slots, peers(list));
+            let shown: Vec<String> =
+                placed.iter().map(|peer| shown(std::slice::from_ref(peer)) + &peer.slot.unwrap().to_string()).collect();
+            assert_eq!(shown.join(" "), want, "{list}");
+            slots = after;
+        }
+        assert_eq!(slots.len(), 6);
+    }
+
+    #[test]
     fn what_the_operator_marks_down_is_there() {
         let (_, slots) = place(&[], peers("a b"));
         let mut list = peers("b a");
@@ -198,12 +245,15 @@ mod tests {
 
     #[test]
     fn only_ip_hash_has_slots_and_only_while_it_is_there() {
-        use crate::upstream::{Address, Route, Server, Upstream};
+        use crate::upstream::{Address, Server, Upstream};
         let name = |text: &str| Name::new(text).unwrap();
         let upstream = |balance: Balance| Upstream {
             servers: vec![Server { address: Address::Unix("/a".into()), params: Params::default() }],
-            routes: vec![Route::Prefix("/".into())],
+            routes: Vec::new(),
             balance,
+            passing: Default::default(),
+            sticky: None,
+            protocol: Default::default(),
             variable: String::new(),
         };
         let upstreams = Upstreams::from([

@@ -6,6 +6,7 @@
 //! over a reload; HUPs that arrive during one are one further reload.
 
 pub mod child;
+pub mod clients;
 pub mod confirm;
 pub mod generations;
 pub mod reaper;
@@ -13,6 +14,7 @@ pub mod reload;
 pub mod reloader;
 pub mod shell;
 pub mod signals;
+pub mod watch;
 
 use std::time::{Duration, Instant};
 

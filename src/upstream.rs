@@ -5,12 +5,23 @@
 //! other module imports this one, and this one imports nobody. Everything is ordered, so the same
 //! input leads to the same bytes.
 
+mod network;
+pub mod passing;
+mod protocol;
+pub mod sticky;
+
+pub use network::Network;
+pub use protocol::{PeerTls, Protocol};
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 use serde::Serialize;
+use sticky::Cookie;
+
+use passing::Passing;
 
 /// The NAME of `NAME_BACKEND`: at most 64 upper-case ASCII letters, digits and `_`, starting with a
 /// letter.
@@ -44,10 +55,16 @@ pub type Upstreams = BTreeMap<Name, Upstream>;
 pub struct Upstream {
     /// In the order of the list; no address twice.
     pub servers: Vec<Server>,
-    /// Which requests it gets; never empty.
+    /// Which requests it gets; none where only templates of the operator's use it.
     pub routes: Vec<Route>,
     /// How nginx chooses among the servers.
     pub balance: Balance,
+    /// How requests are passed on to them.
+    pub passing: Passing,
+    /// The cookie that ties a client to a server, if one does.
+    pub sticky: Option<Cookie>,
+    /// What nginx speaks to them.
+    pub protocol: Protocol,
     /// The variable that the servers came from, as the operator set it (`STATIC_BACKEND_FILE`).
     pub variable: String,
 }
@@ -217,16 +234,48 @@ impl Balance {
     }
 }
 
-/// Which paths an upstream gets.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Route {
-    /// This path alone.
-    Exact(String),
-    /// Every path that starts with this string; the longest one wins.
-    Prefix(String),
+/// Which requests an upstream gets, and with which path it gets them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The host that a client names; nothing is any.
+    pub host: Option<HostName>,
+    /// The path of the request.
+    pub path: PathMatch,
+    /// What becomes of the path.
+    pub rewrite: Rewrite,
+    /// Where several routes take a request, the highest one gets it: the length of the route, or of
+    /// the rule that it comes from, as the operator wrote it.
+    pub priority: usize,
 }
 
 impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(host) = &self.host {
+            f.write_str(host.as_str())?;
+        }
+        write!(f, "{}", self.path)
+    }
+}
+
+/// Which paths a route takes. nginx compares with the decoded and normalised path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PathMatch {
+    /// This path alone.
+    Exact(String),
+    /// Every path that starts with this string.
+    Prefix(String),
+}
+
+impl PathMatch {
+    /// The path alone.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Exact(path) | Self::Prefix(path) => path,
+        }
+    }
+}
+
+impl fmt::Display for PathMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(path) => write!(f, "={path}"),
@@ -235,13 +284,37 @@ impl fmt::Display for Route {
     }
 }
 
-/// An address that nginx listens on.
+/// What becomes of a request's path on its way to the server. The query always stays.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rewrite {
+    /// Nothing.
+    Keep,
+    /// This prefix is taken off; what is left starts with one slash.
+    Strip(String),
+    /// This path takes its place.
+    Replace(String),
+}
+
+/// An address that nginx listens on, and what is spoken there. It is written without the latter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listen {
     /// Nothing means every IPv4 address.
     pub address: Option<IpAddr>,
     /// The port.
     pub port: NonZeroU16,
+    /// TLS, with HTTP/2 for those who ask for it.
+    pub tls: bool,
+    /// HTTP/2 without TLS.
+    pub http2: bool,
+    /// Every connection starts with the PROXY protocol.
+    pub proxy_protocol: bool,
+}
+
+impl Listen {
+    /// Plain HTTP.
+    pub fn plain(address: Option<IpAddr>, port: NonZeroU16) -> Self {
+        Self { address, port, tls: false, http2: false, proxy_protocol: false }
+    }
 }
 
 impl fmt::Display for Listen {

@@ -105,7 +105,7 @@ fn check_also_reads_what_others_put_into_conf_d() {
     let conf = site.path("nginx.conf");
     let (code, log) = site.run(&["check", "nginx", "-c", conf.to_str().unwrap()]);
     assert_eq!(code, Some(78), "{log}");
-    assert!(log.contains("a duplicate default server") && log.contains("remove default_server there"), "{log}");
+    assert!(log.contains("a duplicate default server") && log.contains("remove default_server at "), "{log}");
 }
 
 #[test]

@@ -10,20 +10,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files, and directories with all that is below them, that decide and do not act.
-const PURE: [&str; 15] = [
+const PURE: [&str; 18] = [
     "admin.rs",
     "upstream.rs",
+    "upstream",
     "peers.rs",
     "slots.rs",
     "settings.rs",
     "settings",
     "render.rs",
     "render",
+    "nginx/clash.rs",
     "nginx/command.rs",
     "nginx/conf.rs",
     "nginx/facts.rs",
     "nginx/verdict.rs",
     "supervisor.rs",
+    "supervisor/clients/dominant.rs",
     "supervisor/generations.rs",
     "supervisor/reload.rs",
 ];

@@ -30,8 +30,10 @@ use nginit::nginx::facts::Version;
 use nginit::peers::{self, Peers};
 use nginit::render::{self, Input};
 use nginit::settings::error::SettingsErrors;
+use nginit::settings::rules;
 use nginit::settings::{self, Given, Settings, Vars};
-use nginit::upstream::{Address, Files, HostName, Resolved, Route, Server, Sources};
+use nginit::slots::{self, Slots};
+use nginit::upstream::{Address, Files, HostName, PathMatch, Resolved, Route, Server, Sources};
 
 use oracle::{Oracle, Peer, Place, Statement};
 
@@ -80,7 +82,11 @@ fn render(settings: &Settings, nginx: Version) -> Files {
         env: &BTreeMap::new(),
         nginx,
         ipv6: true,
+        ca_bundle: None,
         generation: 1,
+        error_pages: &BTreeSet::new(),
+        clients: None,
+        one_worker: false,
     })
     .unwrap()
 }
@@ -373,6 +379,14 @@ const NASTY: &[&str] = &[
     "};",
     "include /etc/passwd;",
     "/nginit/",
+    "Host(`a`)",
+    " && ",
+    " || ",
+    "Host:",
+    "!",
+    "`",
+    "\\1",
+    "(?",
     "hash ",
     "consistent",
     "$cookie_",
@@ -404,15 +418,52 @@ fn wild() -> impl Strategy<Value = String> {
     prop_oneof![any::<String>(), "\\PC{0,30}", "[;{}\"'\\\\$# \n\0a-z0-9.:=/]{0,30}", pieces]
 }
 
-fn route() -> impl Strategy<Value = String> {
-    vec("=?/[a-z]{0,3}(/[a-z0-9._~!&()*+:@=-]{1,5}){0,2}/?", 1..4).prop_map(|routes| routes.join(" "))
+/// A host that nobody else of a batch is likely to have, of any length that a name can have.
+fn route_host() -> impl Strategy<Value = String> {
+    "[a-zA-Z0-9_]{0,3}([a-z]{1,63}\\.){0,3}[a-z]{1,63}\\.?"
 }
 
-/// The four variables of an upstream as texts, and what must come of them if that is known.
+fn route_path() -> impl Strategy<Value = String> {
+    "/[a-z]{0,3}(/[a-z0-9_~!&()*+:@=-]{1,5}[.]?){0,2}/?"
+}
+
+/// A conjunction of Traefik's, mostly one that can match.
+fn conjunction() -> impl Strategy<Value = String> {
+    let values = |name: &'static str, value: BoxedStrategy<String>| {
+        let quoted = (value, any::<bool>()).prop_map(|(v, q)| if q { format!("`{v}`") } else { format!("\"{v}\"") });
+        vec(quoted, 1..3).prop_map(move |values| format!("{name}({})", values.join(", ")))
+    };
+    let host = values("Host", route_host().boxed());
+    let path = prop_oneof![values("PathPrefix", route_path().boxed()), values("path", route_path().boxed())];
+    (option::of(host), path, any::<bool>()).prop_map(|(host, path, deep)| match host {
+        Some(host) if deep => format!("(({host})&&{path})"),
+        Some(host) => format!("{host} && {path}"),
+        None => path,
+    })
+}
+
+fn route() -> impl Strategy<Value = String> {
+    let one = (option::of(route_host()), any::<bool>(), route_path());
+    let one = one
+        .prop_map(|(host, exact, path)| format!("{}{}{path}", host.unwrap_or_default(), ["", "="][usize::from(exact)]));
+    let list = vec(one, 1..4).prop_map(|routes| routes.join(" "));
+    let expression = vec(conjunction(), 1..4).prop_map(|all| all.join(" || "));
+    let name = select(vec!["Path", "PathPrefix", "PathStrip", "PathPrefixStrip"]);
+    let v1 = (vec(route_host(), 1..3), name, vec(route_path(), 1..3))
+        .prop_map(|(hosts, name, paths)| format!("Host:{};{name}:{}", hosts.join(","), paths.join(" , ")));
+    prop_oneof![list, expression, v1]
+}
+
+fn rewrite() -> impl Strategy<Value = String> {
+    prop_oneof![Just(String::new()), Just("strip".to_owned()), "/[a-z0-9._~!&()*+:@=-]{0,5}(%[0-9a-f]{2})?/?"]
+}
+
+/// The five variables of an upstream as texts, and what must come of them if that is known.
 #[derive(Debug, Clone)]
 struct Texts {
     backend: String,
     route: Option<String>,
+    rewrite: String,
     port: String,
     balance: String,
     expected: Option<Vec<Peer>>,
@@ -422,16 +473,24 @@ fn texts() -> impl Strategy<Value = Texts> {
     let good = list().prop_map(|list| Texts {
         backend: list.text(),
         route: None,
+        rewrite: String::new(),
         port: list.port.to_string(),
         balance: list.balance.to_owned(),
         expected: Some(list.peers()),
     });
     let plain = |list: List| (list.text(), list.port.to_string(), list.balance.to_owned());
-    let texts = |backend, route, port, balance| Texts { backend, route, port, balance, expected: None };
+    let texts = |backend, route, port, balance| {
+        let rewrite = String::new();
+        Texts { backend, route, rewrite, port, balance, expected: None }
+    };
     let bad_list = (spliced(list().prop_map(move |l| l.text())), select(&BALANCES[..]))
         .prop_map(move |(backend, balance)| texts(backend, None, String::new(), balance.to_owned()));
-    let bad_route = (list().prop_map(plain), prop_oneof![route(), spliced(route())])
-        .prop_map(move |((backend, port, balance), route)| texts(backend, Some(route), port, balance));
+    let bad_route =
+        (list().prop_map(plain), prop_oneof![route(), spliced(route())], prop_oneof![rewrite(), spliced(rewrite())])
+            .prop_map(move |((backend, port, balance), route, rewrite)| Texts {
+                rewrite,
+                ..texts(backend, Some(route), port, balance)
+            });
     let balance = spliced(select(&BALANCES[..]).prop_map(str::to_owned));
     let bad_balance = (list().prop_map(plain), balance)
         .prop_map(move |((backend, port, _), balance)| texts(backend, None, port, balance));
@@ -440,7 +499,7 @@ fn texts() -> impl Strategy<Value = Texts> {
     let all_wild = (wild(), option::of(wild()), wild(), wild())
         .prop_map(move |(backend, route, port, balance)| texts(backend, route, port, balance));
     let wild_list = wild().prop_map(move |backend| texts(backend, None, String::new(), String::new()));
-    prop_oneof![3 => good, 4 => bad_list, 2 => bad_route, 2 => bad_balance, 1 => bad_port, 1 => all_wild, 2 => wild_list]
+    prop_oneof![3 => good, 4 => bad_list, 4 => bad_route, 2 => bad_balance, 1 => bad_port, 1 => all_wild, 2 => wild_list]
 }
 
 impl Texts {
@@ -448,9 +507,15 @@ impl Texts {
     fn vars(&self, index: usize) -> BTreeMap<String, String> {
         let name = upstream(index);
         let route = self.route.clone().unwrap_or_else(|| format!("/p{index}/"));
-        [("BACKEND", &self.backend), ("ROUTE", &route), ("PORT", &self.port), ("BALANCE", &self.balance)]
-            .map(|(suffix, value)| (format!("{name}_{suffix}"), value.clone()))
-            .into()
+        [
+            ("BACKEND", &self.backend),
+            ("ROUTE", &route),
+            ("REWRITE", &self.rewrite),
+            ("PORT", &self.port),
+            ("BALANCE", &self.balance),
+        ]
+        .map(|(suffix, value)| (format!("{name}_{suffix}"), value.clone()))
+        .into()
     }
 }
 
@@ -510,19 +575,111 @@ fn check_rendered(settings: &Settings, files: &Files, batch: &[Texts]) -> Result
             prop_assert_eq!(&peers, expected, "not what was written: {:?}", texts.backend);
         }
     }
-    let locations: BTreeSet<Vec<&str>> = statements
+    check_locations(settings, &statements)
+}
+
+/// The `server` blocks are those of the hosts, and each route whose requests nobody else takes is a
+/// location of its host's, or changes nothing there.
+fn check_locations(settings: &Settings, statements: &[Statement]) -> Result<(), TestCaseError> {
+    let routes = || settings.upstreams.values().flat_map(|upstream| &upstream.routes);
+    let hosts: BTreeSet<&str> = routes().filter_map(|route| route.host.as_ref()).map(HostName::as_str).collect();
+    let names: Vec<String> =
+        statements.iter().filter(|s| s.name() == "server_name").map(|s| s.words[1..].join(" ")).collect();
+    let plain = |name: &String| match name.strip_prefix("~^") {
+        Some(regex) => regex.trim_end_matches('$').replace("[.]", "."),
+        None => name.clone(),
+    };
+    let mut named: Vec<String> = names.iter().map(plain).collect();
+    let other = named.remove(0);
+    prop_assert!(!hosts.contains(other.as_str()), "{other} is the name of all other hosts");
+    prop_assert_eq!(named, hosts.into_iter().map(str::to_owned).collect::<Vec<_>>());
+    let written: BTreeSet<&str> = statements
         .iter()
         .filter(|s| s.name() == "location")
-        .map(|s| s.words[1..].iter().map(String::as_str).collect())
+        .filter_map(|s| s.words.last().map(String::as_str))
         .collect();
-    for route in settings.upstreams.values().flat_map(|upstream| &upstream.routes) {
-        let words = match route {
-            Route::Exact(path) => vec!["=", path.as_str()],
-            Route::Prefix(path) => vec![path.as_str()],
-        };
-        prop_assert!(locations.contains(&words), "{} is no location", route);
+    let known: BTreeSet<&str> = routes().map(|route| route.path.as_str()).collect();
+    for path in written {
+        let fits = path.starts_with('@') || path == "/" || path == "/nginit/ping" || known.contains(path);
+        prop_assert!(fits || known.contains(format!("{path}/").as_str()), "{path} is nobody's");
     }
     Ok(())
+}
+
+/// A rule as a tree, so that what it means needs no parser.
+#[derive(Debug, Clone)]
+enum Tree {
+    Host(Vec<&'static str>),
+    Path(Vec<&'static str>),
+    PathPrefix(Vec<&'static str>),
+    And(Vec<Tree>),
+    Or(Vec<Tree>),
+}
+
+impl Tree {
+    fn text(&self) -> String {
+        let joined = |trees: &[Self], by: &str| trees.iter().map(Self::text).collect::<Vec<_>>().join(by);
+        let values = |values: &[&str]| values.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(",");
+        match self {
+            Self::Host(all) => format!("Host({})", values(all)),
+            Self::Path(all) => format!("Path({})", values(all)),
+            Self::PathPrefix(all) => format!("PathPrefix({})", values(all)),
+            Self::And(all) => joined(all, "&&"),
+            Self::Or(all) => format!("({})", joined(all, " || ")),
+        }
+    }
+
+    fn matches(&self, host: &str, path: &str) -> bool {
+        match self {
+            Self::Host(all) => all.contains(&host),
+            Self::Path(all) => all.contains(&path),
+            Self::PathPrefix(all) => all.iter().any(|prefix| path.starts_with(prefix)),
+            Self::And(all) => all.iter().all(|tree| tree.matches(host, path)),
+            Self::Or(all) => all.iter().any(|tree| tree.matches(host, path)),
+        }
+    }
+}
+
+const RULE_HOSTS: [&str; 3] = ["a", "b", "c"];
+const RULE_PATHS: [&str; 6] = ["/", "/x", "/x/", "/x/y", "/xy", "/z"];
+
+fn tree() -> impl Strategy<Value = Tree> {
+    let paths = || vec(select(&RULE_PATHS[..]), 1..3);
+    let leaf = prop_oneof![
+        vec(select(&RULE_HOSTS[..2]), 1..3).prop_map(Tree::Host),
+        paths().prop_map(Tree::Path),
+        paths().prop_map(Tree::PathPrefix),
+    ];
+    leaf.prop_recursive(4, 24, 3, |inner| {
+        prop_oneof![vec(inner.clone(), 1..4).prop_map(Tree::And), vec(inner, 1..4).prop_map(Tree::Or)]
+    })
+}
+
+#[test]
+fn a_rule_takes_what_it_means() {
+    check(3000, tree(), |tree| {
+        let text = tree.text();
+        let all = || RULE_HOSTS.iter().flat_map(|host| RULE_PATHS.iter().map(move |path| (*host, *path)));
+        let routes = match rules::parse(&text).unwrap() {
+            Ok(routes) => routes,
+            Err(fault) => {
+                prop_assert!(fault.reason.contains("can never match"), "{text}: {fault:?}");
+                // The part at fault is no rule that anything matches.
+                return Ok(());
+            }
+        };
+        for (host, path) in all() {
+            let takes = |route: &Route| {
+                let host = route.host.as_ref().is_none_or(|own| own.as_str() == host);
+                host && match &route.path {
+                    PathMatch::Exact(own) => own == path,
+                    PathMatch::Prefix(own) => path.starts_with(own),
+                }
+            };
+            prop_assert_eq!(routes.iter().any(takes), tree.matches(host, path), "{} for {}{}", text, host, path);
+        }
+        Ok(())
+    });
 }
 
 /// An address to listen on as a text, and as what it means.
@@ -575,6 +732,156 @@ fn addresses_to_listen_on_are_refused_or_come_back_out_as_they_went_in() {
             _ => Ok(()),
         }
     });
+}
+
+/// What NAME_STICKY may say.
+fn sticky() -> impl Strategy<Value = String> {
+    let attributes = vec![
+        "secure",
+        "httponly",
+        "samesite=lax",
+        "samesite=none",
+        "path=/",
+        "path=/a%20~b",
+        "domain=.Example.org",
+        "expires=1h30m",
+        "expires=max",
+        "hash",
+        "",
+        "secure=1",
+    ];
+    let cookie = ("cookie(=[a-zA-Z0-9_]{1,70})?", vec(select(attributes), 0..4), select(vec![";", "; ", " ;"]));
+    let cookie = cookie.prop_map(|(name, attributes, separator)| [vec![&*name], attributes].concat().join(separator));
+    prop_oneof![6 => cookie, 1 => select(vec!["off", "ip", "ip consistent"]).prop_map(str::to_owned)]
+}
+
+#[test]
+fn stickiness_is_refused_or_as_harmless_to_nginx_as_any() {
+    let oracle = support::nginx().map(Oracle::new);
+    let version = oracle.as_ref().map_or(Version(1, 22, 1), |oracle| oracle.version);
+    let vars = |sticky: &str| {
+        let list = "10.0.0.1 10.0.0.2;weight=3 [2001:db8::1]:80 unix:/run/a.b+c".to_owned();
+        BTreeMap::from([("STATIC_BACKEND".to_owned(), list), ("STATIC_STICKY".to_owned(), sticky.to_owned())])
+    };
+    let files = |settings: &Settings, version: Version| {
+        let listed = peers::peers(&settings.upstreams, &Resolved::new());
+        let (peers, _) = slots::place_all(&Slots::new(), &settings.upstreams, listed);
+        let (sources, env) = (Sources::new(), BTreeMap::new());
+        let input = Input {
+            settings,
+            peers: &peers,
+            sources: &sources,
+            env: &env,
+            nginx: version,
+            ipv6: true,
+            ca_bundle: None,
+            generation: 1,
+            clients: None,
+            one_worker: false,
+            error_pages: &BTreeSet::new(),
+        };
+        render::render(input).unwrap()
+    };
+    let shape_of = |settings: &Settings, version| {
+        oracle::statements(&files(settings, version)["default.conf"]).map(|statements| shape(&statements))
+    };
+    let known = |version| {
+        let known = ["off", "ip", "ip consistent", "cookie", "cookie;hash"];
+        known.map(|text| shape_of(&parse(&vars(text)).unwrap(), version)).to_vec()
+    };
+    let shapes = [Version(1, 22, 1), Version(1, 30, 6)].map(|version| (version, known(version)));
+    check(200, prop_oneof![sticky(), spliced(sticky())], |text| {
+        let settings = match parse(&vars(&text)) {
+            Err(errors) => return check_refusal(&errors, &["STATIC_STICKY"]),
+            Ok(settings) => settings,
+        };
+        for (version, known) in &shapes {
+            prop_assert!(known.contains(&shape_of(&settings, *version)), "{text:?} is something else to nginx");
+        }
+        match oracle.as_ref().map(|oracle| oracle.test(&files(&settings, version))) {
+            Some(Err(printed)) => Err(TestCaseError::fail(printed)),
+            _ => Ok(()),
+        }
+    });
+}
+
+/// Variables of protocols, certificates and proxies with good values, for which the upstream `A` has TLS.
+const PROTOCOLS: [(&str, &[&str]); 10] = [
+    ("A_PROTOCOL", &["https", "grpcs"]),
+    ("A_TLS_VERIFY", &["on", "off"]),
+    ("A_TLS_NAME", &["a.test", "A.Test."]),
+    ("A_TLS_CA", &["/c/ca.pem", "/c/..data/ca-1.pem"]),
+    ("NGINIT_LISTEN", &["80 443;tls", "[::1]:443;http2;tls", "81;http2 443;tls"]),
+    ("NGINIT_TLS_CERT", &["/c/cert.pem"]),
+    ("NGINIT_TLS_KEY", &["/c/key=1.pem"]),
+    ("NGINIT_TLS_REDIRECT", &["443", "8443", "off"]),
+    ("NGINIT_TRUSTED_PROXIES", &["10.0.0.0/8, 192.0.2.7/9 fd00::1/8", "::1"]),
+    ("NGINIT_REAL_IP_HEADER", &["X-Forwarded-For", "CF-Connecting-IP"]),
+];
+
+#[test]
+fn what_is_said_of_protocols_is_refused_or_stays_an_argument() {
+    let good: Vec<_> = PROTOCOLS.iter().map(|(_, values)| select(*values).prop_map(str::to_owned)).collect();
+    let nasty = prop_oneof![1 => Just(None), 4 => (0..PROTOCOLS.len(), wild()).prop_map(Some)];
+    let spliced = (any::<Index>(), select(NASTY));
+    check(200, (good, nasty, spliced, any::<bool>()), |(good, nasty, (place, piece), splice)| {
+        let names = PROTOCOLS.iter().map(|(name, _)| (*name).to_owned());
+        let mut vars: BTreeMap<String, String> = names.zip(good).collect();
+        vars.extend([("A_BACKEND", "web"), ("A_ROUTE", "/")].map(|(n, v)| (n.to_owned(), v.to_owned())));
+        let shape = |vars: &BTreeMap<String, String>, nginx| {
+            let files = parse(vars).map(|settings| render(&settings, nginx));
+            files.map(|files| oracle::statements(&files["default.conf"]).unwrap())
+        };
+        let clean = shape(&vars, Version(1, 30, 6)).map_err(|err| TestCaseError::fail(err.to_string()))?;
+        for paths in [("ssl_certificate", "/c/cert.pem"), ("ssl_certificate_key", "/c/key=1.pem")] {
+            prop_assert!(clean.iter().any(|s| s.name() == paths.0 && s.words[1] == paths.1), "{:?}", paths);
+        }
+        let Some((which, wild)) = nasty else { return Ok(()) };
+        let value = vars.get_mut(PROTOCOLS[which].0).unwrap();
+        if splice {
+            let places: Vec<usize> = value.char_indices().map(|(at, _)| at).chain([value.len()]).collect();
+            value.insert_str(*place.get(&places), piece);
+        } else {
+            *value = wild;
+        }
+        for nginx in [Version(1, 22, 1), Version(1, 30, 6)] {
+            let Ok(statements) = shape(&vars, nginx) else { continue };
+            let known = |name: &str| clean.iter().any(|s| s.name() == name) || KNOWN_WITHOUT.contains(&name);
+            // Whatever was accepted makes no statement that the same variables do not make.
+            for statement in &statements {
+                prop_assert!(
+                    known(statement.name()) || is_network(statement.name()),
+                    "{:?} from {:?}",
+                    statement,
+                    vars
+                );
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Statements that other good values make.
+const KNOWN_WITHOUT: [&str; 14] = [
+    "return",
+    "if",
+    "http2",
+    "proxy_ssl_verify",
+    "grpc_ssl_verify",
+    "proxy_ssl_trusted_certificate",
+    "grpc_ssl_trusted_certificate",
+    "proxy_ssl_name",
+    "proxy_ssl_server_name",
+    "grpc_ssl_name",
+    "grpc_ssl_server_name",
+    "1:http",
+    "1",
+    "default",
+];
+
+/// Whether a statement of `geo` or `map` starts with this.
+fn is_network(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(ip, bits)| ip.parse::<IpAddr>().is_ok() && bits.parse::<u8>().is_ok())
 }
 
 /// Statements of a template of the operator's that print a value, rightly and wrongly.
@@ -653,7 +960,11 @@ fn printed(settings: &Settings, statement: &str, value: &str) -> Option<Vec<(Str
         env: &BTreeMap::from([("X".to_owned(), value.to_owned())]),
         nginx: Version(1, 30, 6),
         ipv6: true,
+        ca_bundle: None,
         generation: 1,
+        error_pages: &BTreeSet::new(),
+        clients: None,
+        one_worker: false,
     });
     Some(shape(&oracle::statements(&files.ok()?["x.conf"])?))
 }
@@ -691,7 +1002,11 @@ fn a_quoted_value_is_one_argument_that_reads_as_it_was() {
                 env: &BTreeMap::from([("X".to_owned(), value.clone())]),
                 nginx: Version(1, 30, 6),
                 ipv6: true,
+                ca_bundle: None,
                 generation: 1,
+                error_pages: &BTreeSet::new(),
+                clients: None,
+                one_worker: false,
             });
             // nginx takes no argument of more than its buffer of 4096 bytes, and says so.
             let Some(files) = files.ok().filter(|_| value.len() < 2000) else { continue };
@@ -808,6 +1123,69 @@ fn a_foreign_file_is_read_as_nginx_reads_it() {
         if includes > 0 {
             let again = oracle::statements(&changed).map(|s| s.len());
             prop_assert_eq!(again, Some(statements.len()), "{}", changed);
+        }
+        Ok(())
+    });
+}
+
+// ---- how requests are passed on, and what nginit is told of nginx ---------------------------------------------------
+
+/// The variables, each with good values.
+const KNOBS: [(&str, &[&str]); 8] = [
+    ("STATIC_RETRY", &["off", "1", "1000;timeout=24h", "3;on=error,timeout,invalid_header,http_429;timeout=1ms"]),
+    ("STATIC_TIMEOUT", &["1ms", "24h", "connect=75s", "send=1m30s;read=1h;connect=1"]),
+    ("STATIC_KEEPALIVE", &["off", "1", "10000;timeout=24h", "8;timeout=1ms"]),
+    ("STATIC_MAX_BODY", &["off", "1", "512k", "10M", "1024g"]),
+    ("STATIC_BUFFERING", &["on", "off"]),
+    ("NGINIT_GZIP", &["on", "off"]),
+    ("NGINIT_ACCESS_LOG_FLUSH", &["0", "1ms", "1h"]),
+    ("NGINIT_ERROR_PAGES", &["/etc/nginit/errors", "/a-b_c.d/e+f@g/", "/../x"]),
+];
+
+/// A value for each, good or not; the second says that it is.
+fn knobs() -> impl Strategy<Value = Vec<(String, bool)>> {
+    let value = |(_, good): (&str, &'static [&'static str])| {
+        let good = select(good).prop_map(str::to_owned);
+        let bad = prop_oneof![3 => spliced(good.clone()), 1 => wild()].prop_map(|text| (text, false));
+        prop_oneof![6 => good.prop_map(|text| (text, true)), 1 => bad]
+    };
+    KNOBS.map(value).into_iter().collect::<Vec<_>>()
+}
+
+#[test]
+fn knobs_are_refused_by_name_or_taken_by_nginx() {
+    let oracle = support::nginx().map(Oracle::new);
+    let version = oracle.as_ref().map_or(Version(1, 30, 6), |oracle| oracle.version);
+    let pages = BTreeSet::from([400, 404, 413, 500, 502, 503]);
+    check(200, (knobs(), any::<bool>()), |(values, json)| {
+        let names = KNOBS.map(|(name, _)| name);
+        let mut vars: BTreeMap<String, String> =
+            names.iter().zip(&values).map(|(name, (text, _))| ((*name).to_owned(), text.clone())).collect();
+        vars.insert("STATIC_BACKEND".to_owned(), "10.0.0.1 10.0.0.2".to_owned());
+        vars.insert("NGINIT_ACCESS_LOG".to_owned(), if json { "json" } else { "text" }.to_owned());
+        let settings = match parse(&vars) {
+            Ok(settings) => settings,
+            Err(errors) => {
+                prop_assert!(values.iter().any(|(_, good)| !good), "good values are refused: {errors}");
+                return check_refusal(&errors, &names);
+            }
+        };
+        let files = render::render(Input {
+            settings: &settings,
+            peers: &peers::peers(&settings.upstreams, &Resolved::new()),
+            sources: &Sources::new(),
+            env: &BTreeMap::new(),
+            nginx: version,
+            ipv6: true,
+            ca_bundle: None,
+            generation: 1,
+            error_pages: &pages,
+            clients: Some("/dev/null"),
+            one_worker: false,
+        });
+        let files = files.map_err(|err| TestCaseError::fail(err.to_string()))?;
+        if let Some(Err(printed)) = oracle.as_ref().map(|oracle| oracle.test(&files)) {
+            return Err(TestCaseError::fail(format!("{printed}{}", files["default.conf"])));
         }
         Ok(())
     });

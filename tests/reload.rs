@@ -79,6 +79,8 @@ const FAULTS: &[Fault] = &[
         |site| {
             fs::remove_dir_all(site.path("conf.d/.nginit")).unwrap();
             site.write("conf.d/.nginit", "x");
+            // Something to stage.
+            site.write("list", "127.0.0.1:1");
         },
         "\"NGINIT_CONF_DIR\": ",
     ),

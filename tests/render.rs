@@ -7,6 +7,8 @@
 //! # a comment
 //! #! nginx 1.22.1            the version to render for; 1.30.6 unless said
 //! #! ipv6 no                 the kernel has no IPv6
+//! #! pages 404 503           there are pages of the operator's for these statuses
+//! #! clients /dev/null       nginit runs, and nginx tells of clients in this file
 //! NAME=VALUE                 to the end of the line, as it stands
 //! NAME<<END                  the lines up to one that is END alone
 //! first line
@@ -38,9 +40,11 @@ use nginit::nginx::facts::Version;
 use nginit::peers;
 use nginit::reload::candidate;
 use nginit::render::{self, Input};
+use nginit::slots::{self, Slots};
 use nginit::upstream::{Files, HostName, Resolved};
 
 use oracle::Oracle;
+use support::tls::Certificate;
 
 /// The host names that have addresses.
 const ADDRESSES: [(&str, &[&str]); 4] = [
@@ -56,6 +60,8 @@ struct Case {
     vars: Vec<(OsString, OsString)>,
     nginx: Version,
     ipv6: bool,
+    pages: BTreeSet<u16>,
+    clients: Option<String>,
     templates: PathBuf,
 }
 
@@ -66,6 +72,8 @@ impl Case {
             vars: Vec::new(),
             nginx: Version(1, 30, 6),
             ipv6: true,
+            pages: BTreeSet::new(),
+            clients: None,
             templates: path.with_extension("templates"),
         };
         let text = fs::read_to_string(path).unwrap();
@@ -79,6 +87,8 @@ impl Case {
                         case.nginx = Version(next(), next(), next());
                     }
                     ("ipv6", "no") => case.ipv6 = false,
+                    ("pages", list) => case.pages = list.split(' ').map(|n| n.parse().unwrap()).collect(),
+                    ("clients", path) => case.clients = Some(path.to_owned()),
                     other => panic!("{}: {other:?} is no header", case.name),
                 }
             } else if let Some((name, value)) = line.split_once('=').filter(|_| !line.starts_with('#')) {
@@ -98,14 +108,20 @@ impl Case {
         let env = Env::new(self.vars.clone());
         let (settings, notes) = candidate::settings(&env).map_err(|failure| failure.reason)?;
         let sources = inputs::templates(&self.templates).unwrap();
+        let listed = peers::peers(&settings.upstreams, &resolved());
+        let (peers, _) = slots::place_all(&Slots::new(), &settings.upstreams, listed);
         let input = Input {
             settings: &settings,
-            peers: &peers::peers(&settings.upstreams, &resolved()),
+            peers: &peers,
             sources: &sources,
             env: &env.to_map(),
             nginx: version,
             ipv6: self.ipv6,
+            ca_bundle: Some("/etc/ssl/certs/ca-certificates.crt"),
             generation: 1,
+            error_pages: &self.pages,
+            clients: self.clients.as_deref(),
+            one_worker: false,
         };
         let files = render::render(input).map_err(|err| err.to_string())?;
         Ok((files, notes.into_iter().map(|note| format!("{:?}: {}", note.level, note.text)).collect()))
@@ -163,9 +179,21 @@ fn every_input_renders_as_its_snapshot() {
 #[test]
 fn nginx_accepts_every_good_input() {
     let oracle = Oracle::new(nginx_or_skip!());
+    let dir = tempfile::tempdir().unwrap();
+    let pair = Certificate::new(dir.path(), "cert", "localhost");
+    // The files that inputs name, and the authorities, need not be on this machine.
+    let stand_ins = [
+        ("/run/secrets/cert.pem", &pair.cert),
+        ("/run/secrets/key.pem", &pair.key),
+        ("/etc/ssl/certs/ca-certificates.crt", &pair.cert),
+    ];
     for case in cases().iter().filter(|case| !case.is_refused()) {
         // A directive that came later than this nginx is in the snapshot, and not in what it reads.
-        let (files, _) = case.render(case.nginx.min(oracle.version)).unwrap();
+        let (mut files, _) = case.render(case.nginx.min(oracle.version)).unwrap();
+        for text in files.values_mut() {
+            *text =
+                stand_ins.iter().fold(text.clone(), |text, (named, real)| text.replace(named, real.to_str().unwrap()));
+        }
         oracle.test(&files).unwrap_or_else(|printed| panic!("{}: {printed}{files:#?}", case.name));
     }
 }
@@ -197,7 +225,8 @@ fn ten_thousand_servers_fit_into_their_zone() {
         let var = |name: &str, value: &Path| (OsString::from(name), value.as_os_str().to_owned());
         let vars = vec![var("STATIC_BACKEND_FILE", &list), var("STATIC_BALANCE", Path::new(balance))];
         let (name, templates) = (balance.to_owned(), dir.path().join("none"));
-        let case = Case { name, vars, nginx: oracle.version, ipv6: true, templates };
+        let (pages, clients) = (BTreeSet::new(), None);
+        let case = Case { name, vars, nginx: oracle.version, ipv6: true, pages, clients, templates };
         let (files, _) = case.render(case.nginx).unwrap();
         assert_eq!(files["default.conf"].matches("\n    server ").count(), 10_000);
         oracle.test(&files).unwrap_or_else(|printed| panic!("{balance}: {printed}"));

@@ -129,7 +129,8 @@ fn a_restart_keeps_the_slots() {
     assert_eq!(mapping(&site), removed, "{}", nginit.report());
     let (status, printed) = site.run(&["render"]);
     assert_eq!(status, Some(0));
-    assert!(printed.contains(&site.conf_d()["default.conf"]), "render prints what a start writes: {printed}");
+    let upstream = |text: &str| text[text.find("\nupstream ").unwrap()..].split("\n}\n").next().unwrap().to_owned();
+    assert_eq!(upstream(&printed), upstream(&site.conf_d()["default.conf"]), "render prints what a start writes");
     stop(&nginit);
 
     site.write("list", &list(ten.iter().rev()));
@@ -160,7 +161,7 @@ fn a_broken_state_file_costs_a_warning_and_no_more() {
         fs::write(&file, bad).unwrap();
         let nginit = site.start();
         assert_eq!(nginit.count("nginit warn "), 1, "{}", nginit.log());
-        assert!(nginit.log().contains(" is ignored, servers of ip_hash may get other slots: "), "{}", nginit.log());
+        assert!(nginit.log().contains(" is ignored, servers may get other slots: "), "{}", nginit.log());
         eventually("it is written anew", || (fs::read_to_string(&file).ok()? == written).then_some(()));
         stop(&nginit);
     }

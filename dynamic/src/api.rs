@@ -1,5 +1,6 @@
 //! Paths, answers and headers. Knows nothing of sockets and signals.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
@@ -7,8 +8,10 @@ use axum::extract::{Query, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
+use axum::response::sse::{Event, Sse};
 use axum::routing::get;
 use axum::{Json, Router};
+use futures_util::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
 
 use crate::students::{self, Student};
@@ -18,6 +21,11 @@ const X_SERVER: HeaderName = HeaderName::from_static("x-server");
 
 /// Longest delay a request may ask for: longer than `docker stop` waits, so both its outcomes can be shown.
 pub(crate) const MAX_DELAY: Duration = Duration::from_secs(10);
+
+/// Time between two events, and how many there are before the client has to ask again: no stream may hold up a stop for
+/// longer than a slow request does.
+const EVENT_PERIOD: Duration = Duration::from_millis(500);
+const EVENTS: u32 = 20;
 
 #[derive(Debug, Deserialize)]
 struct Options {
@@ -44,6 +52,7 @@ pub(crate) fn router(name: HeaderValue) -> Router {
         .route("/", get(students))
         .route("/api/student", get(students))
         .route("/api/student/", get(students))
+        .route("/api/student/events", get(events))
         .route("/health", get(async || "ok"))
         .method_not_allowed_fallback(wrong_method)
         .fallback(no_such_path)
@@ -61,6 +70,22 @@ async fn students(options: Result<Query<Options>, QueryRejection>) -> Result<Jso
         tokio::time::sleep(delay).await;
     }
     Ok(Json(students::random(&mut fastrand::Rng::new())))
+}
+
+/// Students as server-sent events, the first at once.
+async fn events() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    Sse::new(stream::unfold(0, async |sent: u32| {
+        if sent == EVENTS {
+            return None;
+        }
+        if sent > 0 {
+            tokio::time::sleep(EVENT_PERIOD).await;
+        }
+        let students = students::random(&mut fastrand::Rng::new());
+        // Texts and numbers alone, which JSON can always hold.
+        let event = Event::default().id(sent.to_string()).json_data(students).unwrap_or_default();
+        Some((Ok(event), sent + 1))
+    }))
 }
 
 async fn wrong_method() -> Failed {

@@ -135,6 +135,20 @@ fn students_come_as_a_json_array_on_all_three_paths() {
 }
 
 #[test]
+fn events_come_one_by_one_while_the_answer_goes_on() {
+    let server = Server::start(&[]);
+    let Asked(stream) = ask(server.address, "GET", "/api/student/events");
+    let mut lines = BufReader::new(stream).lines().map(|line| line.expect("a line in time"));
+    assert!(lines.any(|line| line == "content-type: text/event-stream"), "the head names the type");
+    let events: Vec<_> = lines.filter_map(|line| line.strip_prefix("data: ").map(str::to_owned)).take(3).collect();
+    for event in &events {
+        let students: Value = serde_json::from_str(event).expect(event);
+        assert!(students.as_array().is_some_and(|students| !students.is_empty()), "{event}");
+    }
+    assert_eq!(events.len(), 3);
+}
+
+#[test]
 fn answers_vary() {
     let server = Server::start(&[]);
     let answers: BTreeSet<String> = (0..20).map(|_| server.get("/api/student").body).collect();

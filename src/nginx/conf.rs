@@ -9,19 +9,35 @@ use std::path::{Component, Path, PathBuf};
 /// A simple statement or the head of a block: its words, each with its place in the text.
 struct Statement {
     words: Vec<Range<usize>>,
-    depth: usize,
+    /// Where its `;` or `{` is.
+    end: usize,
+    /// The head of the block that it stands in, as an index.
+    block: Option<usize>,
+}
+
+/// A statement and where it stands.
+#[derive(Debug)]
+pub struct Placed<'a> {
+    /// Its words, without their quotes.
+    pub words: Vec<&'a str>,
+    /// The line of its `;` or `{`, counted from 1: the one that nginx names.
+    pub line: usize,
+    /// The head of the block that it stands in, as an index into the same list; none is outside of any.
+    pub block: Option<usize>,
+    /// Whether it is the head of a block.
+    pub opens: bool,
 }
 
 /// Whether `text` has the statement `directive` outside of any block.
 pub fn sets(text: &str, directive: &str) -> bool {
     statements(text)
         .iter()
-        .any(|s| s.depth == 0 && s.words.first().is_some_and(|word| unquote(&text[word.clone()]) == directive))
+        .any(|s| s.block.is_none() && s.words.first().is_some_and(|word| unquote(&text[word.clone()]) == directive))
 }
 
 /// The first argument of the first statement `directive` outside of any block.
 pub fn setting<'a>(text: &'a str, directive: &str) -> Option<&'a str> {
-    statements(text).into_iter().filter(|s| s.depth == 0).find_map(|s| match &s.words[..] {
+    statements(text).into_iter().filter(|s| s.block.is_none()).find_map(|s| match &s.words[..] {
         [word, argument, ..] if unquote(&text[word.clone()]) == directive => Some(unquote(&text[argument.clone()])),
         _ => None,
     })
@@ -40,6 +56,19 @@ pub fn arguments<'a>(text: &'a str, directive: &str) -> Vec<&'a str> {
 pub fn words(text: &str) -> impl Iterator<Item = Vec<&str>> {
     let unquoted = |words: Vec<Range<usize>>| words.into_iter().map(|word| unquote(&text[word])).collect();
     statements(text).into_iter().map(move |statement| unquoted(statement.words))
+}
+
+/// Every statement with its place, in the order of the text.
+pub fn placed(text: &str) -> Vec<Placed<'_>> {
+    let (mut line, mut counted) = (1, 0);
+    let place = |statement: Statement| {
+        let Statement { words, end, block } = statement;
+        line += text.as_bytes()[counted..end].iter().filter(|b| **b == b'\n').count();
+        counted = end;
+        let words = words.into_iter().map(|word| unquote(&text[word])).collect();
+        Placed { words, line, block, opens: text.as_bytes()[end] == b'{' }
+    };
+    statements(text).into_iter().map(place).collect()
 }
 
 /// `path` as one word, whatever it holds.
@@ -105,7 +134,7 @@ pub fn includes(text: &str, base: &Path, dir: &Path, name: &str) -> bool {
 }
 
 /// Whether a pattern with `*` and `?` stands for `name` (glob(7); sets are taken for no match).
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
+pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
     match (pattern, name) {
         ([], []) => true,
         ([b'*', rest @ ..], _) => (0..=name.len()).any(|skip| matches(rest, &name[skip..])),
@@ -142,18 +171,24 @@ fn statements(text: &str) -> Vec<Statement> {
     let bytes = text.as_bytes();
     let mut statements = Vec::new();
     let mut words = Vec::new();
-    let mut depth = 0usize;
+    let mut blocks = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
         match bytes[at] {
             b'#' => at += bytes[at..].iter().position(|b| *b == b'\n').unwrap_or(bytes.len() - at),
             b';' | b'{' => {
-                statements.push(Statement { words: std::mem::take(&mut words), depth });
-                depth += usize::from(bytes[at] == b'{');
+                statements.push(Statement {
+                    words: std::mem::take(&mut words),
+                    end: at,
+                    block: blocks.last().copied(),
+                });
+                if bytes[at] == b'{' {
+                    blocks.push(statements.len() - 1);
+                }
                 at += 1;
             }
             b'}' => {
-                depth = depth.saturating_sub(1);
+                blocks.pop();
                 at += 1;
             }
             b if b.is_ascii_whitespace() => at += 1,
@@ -228,11 +263,26 @@ mod tests {
     }
 
     #[test]
+    fn statements_have_the_place_that_nginx_names() {
+        let text = "a;\n# b {\nhttp\n{ server {\n  listen\n    80;\n} map 'x;' y { }\n}\nz;";
+        let placed: Vec<_> = placed(text).into_iter().map(|p| (p.words.join(" "), p.line, p.block, p.opens)).collect();
+        let expected = [
+            ("a", 1, None, false),
+            ("http", 4, None, true),
+            ("server", 4, Some(1), true),
+            ("listen 80", 6, Some(2), false),
+            ("map x; y", 7, Some(1), true),
+            ("z", 9, None, false),
+        ];
+        assert_eq!(placed, expected.map(|(words, line, block, opens)| (words.to_owned(), line, block, opens)));
+    }
+
+    #[test]
     fn no_text_makes_it_panic() {
         for text in ["\\", "\"", "'", "#", "a\\", "$", "${", "}", "{", "\"\\\"", "é;ü{"] {
             assert!(!sets(text, "x"));
             let _ = redirect_includes(text, Path::new("/"), Path::new("/a"), Path::new("/b"));
-            let _ = (anchored(text, Path::new("/")), setting(text, "x"));
+            let _ = (anchored(text, Path::new("/")), setting(text, "x"), placed(text));
         }
     }
 

@@ -29,6 +29,23 @@ impl Version {
     pub fn has_keepalive_min_timeout(self) -> bool {
         self >= Self(1, 27, 4)
     }
+
+    /// Since 1.29.7, connections to servers are kept unless `keepalive 0` says otherwise, which older
+    /// versions do not take.
+    pub fn has_keepalive_by_default(self) -> bool {
+        self >= Self(1, 29, 7)
+    }
+
+    /// `sticky` came with 1.29.6 (<https://nginx.org/en/CHANGES>).
+    pub fn has_sticky(self) -> bool {
+        self >= Self(1, 29, 6)
+    }
+
+    /// The directive `http2` came with 1.25.1, in place of a parameter of `listen`; with it, HTTP/1.1
+    /// and HTTP/2 without TLS are spoken on one address (<https://nginx.org/en/CHANGES>).
+    pub fn has_http2_directive(self) -> bool {
+        self >= Self(1, 25, 1)
+    }
 }
 
 const VERSION_LINE: &[u8] = b"nginx version: ";
@@ -136,6 +153,7 @@ mod tests {
     fn versions_are_ordered_by_number() {
         assert!(Version(1, 27, 4).has_keepalive_min_timeout() && Version(1, 30, 0).has_keepalive_min_timeout());
         assert!(!Version(1, 22, 1).has_keepalive_min_timeout() && !Version(1, 9, 15).has_keepalive_min_timeout());
+        assert!(Version(1, 25, 1).has_http2_directive() && !Version(1, 25, 0).has_http2_directive());
         for bad in ["", "1", "1.2", "a.b.c", "1..2", "99999.1.1"] {
             assert_eq!(parse_version(bad), None, "{bad}");
         }

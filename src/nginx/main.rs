@@ -88,13 +88,22 @@ impl Main {
         None
     }
 
+    /// Where nginx can tell us of clients.
+    pub fn clients(&self, disk: &Disk, line: &CommandLine) -> Option<PathBuf> {
+        let clients = disk.clients();
+        (is_plain(&clients) && line.keeps_user() && clients.exists()).then_some(clients)
+    }
+
     /// Where nginx can write its emerg lines for us.
     pub fn errors(&self, disk: &Disk, line: &CommandLine, options: &Options) -> Option<PathBuf> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
         let errors = disk.errors();
-        let fits = errors.to_str().is_some_and(|path| path.chars().all(plain));
-        (fits && line.keeps_user() && options.can_tell_errors(&self.text)).then_some(errors)
+        (is_plain(&errors) && line.keeps_user() && options.can_tell_errors(&self.text)).then_some(errors)
     }
+}
+
+/// Whether a path means nothing to nginx.
+fn is_plain(path: &Path) -> bool {
+    path.to_str().is_some_and(|path| path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c)))
 }
 
 /// `text`, that of a main file in `base`, with includes that reach `dir` by another name, through

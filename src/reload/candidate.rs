@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
 
 use crate::admin::UpstreamCount;
 use crate::exit::{Failure, Status};
@@ -12,6 +13,7 @@ use crate::peers;
 use crate::render;
 use crate::resolve;
 use crate::settings::error::SettingsErrors;
+use crate::settings::protocol::without_bundle;
 use crate::settings::{self, Note, Settings};
 use crate::slots::{self, Slots};
 use crate::upstream::{Address, Files, Resolved};
@@ -27,6 +29,17 @@ pub struct Known {
     pub templates: bool,
 }
 
+/// How the nginx runs that a candidate is for.
+#[derive(Debug, Clone)]
+pub struct Runs {
+    /// Its version.
+    pub version: Version,
+    /// Where it tells of clients, if it can.
+    pub clients: Option<PathBuf>,
+    /// It has one worker process and no more, for sure.
+    pub one_worker: bool,
+}
+
 /// A configuration that was rendered and not yet tested.
 #[derive(Debug)]
 pub struct Candidate {
@@ -40,6 +53,8 @@ pub struct Candidate {
     pub upstreams: Vec<UpstreamCount>,
     /// Whether templates of the operator's went into it.
     pub templates: bool,
+    /// Whether nginx tells of clients with it.
+    pub tapped: bool,
     /// Its files.
     pub files: Files,
     /// What the operator should know.
@@ -63,6 +78,11 @@ impl Candidate {
         }
         let left_out = if left_out > 0 { format!(" left_out={left_out}") } else { String::new() };
         format!("upstreams={} servers={servers}{left_out}", upstreams.len())
+    }
+
+    /// The files of certificates and keys that are to be followed.
+    pub fn watched(&self) -> Vec<PathBuf> {
+        self.settings.watched().into_iter().map(PathBuf::from).collect()
     }
 
     /// What the next candidate has to know of it, if it becomes live.
@@ -96,8 +116,13 @@ pub fn settings(env: &Env) -> Result<(Settings, Vec<Note>), Failure> {
 pub fn own_settings(env: &Env) -> Settings {
     let mut vars = env.read().vars;
     vars.retain(|name, _| name.starts_with("NGINIT_"));
-    if let Err(SettingsErrors(errors)) = settings::parse(&vars) {
+    // One that is left out may be what another one needs.
+    while let Err(SettingsErrors(errors)) = settings::parse(&vars) {
+        let before = vars.len();
         vars.retain(|_, given| errors.iter().all(|error| error.variable != given.variable));
+        if vars.len() == before {
+            break;
+        }
     }
     settings::parse(&vars).unwrap_or_else(|_| settings::defaults()).0
 }
@@ -114,7 +139,7 @@ pub fn log_notes(notes: &[Note]) {
 ///
 /// # Errors
 /// Faults of variables, of files that they name, or of a template.
-pub fn make(env: &Env, nginx: Version, generation: u64, known: &Known) -> Result<Candidate, Failure> {
+pub fn make(env: &Env, nginx: &Runs, generation: u64, known: &Known) -> Result<Candidate, Failure> {
     let (settings, notes) = settings(env)?;
     render(env, settings, notes, nginx, generation, known)
 }
@@ -122,16 +147,26 @@ pub fn make(env: &Env, nginx: Version, generation: u64, known: &Known) -> Result
 /// Makes a candidate from settings that were read.
 ///
 /// # Errors
-/// Templates that cannot be read or rendered.
+/// Settings that this nginx cannot follow; templates that cannot be read or rendered, a directory of
+/// error pages that cannot be read.
 pub fn render(
     env: &Env,
     settings: Settings,
     mut notes: Vec<Note>,
-    nginx: Version,
+    nginx: &Runs,
     generation: u64,
     known: &Known,
 ) -> Result<Candidate, Failure> {
     let refuse = |reason: String| Failure::new(Status::BadConfiguration, reason);
+    let ca_bundle = ca_bundle();
+    let mut misfits = settings::misfits(&settings, nginx.version);
+    if ca_bundle.is_none() {
+        misfits.extend(without_bundle(&settings.upstreams));
+    }
+    if !misfits.is_empty() {
+        return Err(Failure::new(Status::BadEnvironment, SettingsErrors(misfits).to_string()));
+    }
+    notes.extend(settings::advice(&settings, nginx.version));
     let sources = inputs::templates(&settings.templates).map_err(|err| refuse(format!("{err:#}")))?;
     if known.templates && !settings.templates.exists() {
         let dir = settings.templates.display();
@@ -170,19 +205,43 @@ pub fn render(
         UpstreamCount { name: name.upstream(), servers: peers.len() - gone, gone }
     });
     let upstreams = counts.collect();
+    let error_pages = inputs::error_pages(&settings.error_pages).map_err(|err| refuse(format!("{err:#}")))?;
+    for status in error_pages.iter().filter(|status| !render::can_have_page(**status)) {
+        let dir = settings.error_pages.display();
+        let text = format!("\"{dir}/{status}.html\" is not used: nginx answers no {status} of its own with a page");
+        notes.push(Note { level: Level::Warn, text });
+    }
     let env = env.to_map();
     let input = render::Input {
         settings: &settings,
         peers: &peers,
         sources: &sources,
         env: &env,
-        nginx,
+        nginx: nginx.version,
         ipv6: ipv6 != Ipv6::None,
+        ca_bundle,
         generation,
+        error_pages: &error_pages,
+        clients: nginx.clients.as_deref().and_then(Path::to_str),
+        one_worker: nginx.one_worker,
     };
+    let tapped = input.clients.is_some()
+        && settings
+            .upstreams
+            .iter()
+            .any(|(name, upstream)| peers.get(name).is_some_and(|peers| render::is_tapped(upstream, peers)));
     let files = render::render(input).map_err(|err| refuse(err.to_string()))?;
     let templates = !sources.is_empty();
-    Ok(Candidate { settings, resolved, slots, upstreams, templates, files, notes })
+    Ok(Candidate { settings, resolved, slots, upstreams, templates, tapped, files, notes })
+}
+
+/// The system's authorities: Debian and Alpine, Fedora and its kin, others.
+const CA_BUNDLES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// The first one that is there.
+fn ca_bundle() -> Option<&'static str> {
+    CA_BUNDLES.into_iter().find(|path| Path::new(path).is_file())
 }
 
 /// What the kernel can do with IPv6.

@@ -5,11 +5,11 @@
 //! old file or a new one, never a part of one. What is replaced is kept in a
 //! journal (`journal.rs`) until the new set is proven; a failure in the middle of publishing puts
 //! it back at once, a crash at the next start. Files that others put into the directory are never
-//! touched, unless a rendered one has the same name.
+//! touched, unless a rendered one has the same name, and then they are kept aside.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,9 @@ use crate::upstream::Files;
 
 /// Name of the hidden directory that is staged in.
 const PRIVATE: &str = ".nginit";
+
+/// Name of the directory in it for files of others that were replaced.
+const KEPT: &str = "kept";
 
 /// How the name of anything else that is ours and hidden begins.
 const HIDDEN: &str = ".nginit-";
@@ -40,6 +43,9 @@ pub struct Disk {
 /// Keeps others from a configuration directory.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "the lock is the open file's")] File);
+
+/// A file of others that was replaced: its name, and where it is kept.
+pub type Replaced = (String, PathBuf);
 
 /// A candidate on disk that can be tested.
 #[derive(Debug)]
@@ -82,6 +88,11 @@ impl Disk {
         self.live.join(format!("{HIDDEN}errors"))
     }
 
+    /// The file in which nginx tells of clients. Where the one above is, for the same reason.
+    pub fn clients(&self) -> PathBuf {
+        self.live.join(format!("{HIDDEN}clients"))
+    }
+
     /// Takes the directory for this nginit alone, for as long as the value lives: two of them would take
     /// each other's socket and files.
     ///
@@ -98,13 +109,16 @@ impl Disk {
     }
 
     /// Makes the live and the private directory ready for a start of nginx: an empty file for its
-    /// errors, and no socket of an earlier run, which it could not bind again.
+    /// errors and, if that can be, one for clients' addresses, which are not everybody's to read; and no
+    /// socket of an earlier run, which it could not bind again.
     ///
     /// # Errors
     /// The first operation that fails.
     pub fn prepare(&self) -> io::Result<()> {
         self.make_private()?;
         journal::write(&self.errors(), "")?;
+        let _ = journal::remove(&self.clients());
+        let _ = File::options().create_new(true).write(true).mode(0o600).open(self.clients());
         journal::remove(&self.generation_socket())
     }
 
@@ -147,7 +161,8 @@ impl Disk {
         let dir = self.live.display();
         if err.kind() == ErrorKind::ResourceBusy {
             return format!(
-                "\"NGINIT_CONF_DIR\": a file in \"{dir}\" is a mount of its own: {err}; mount the directory"
+                "\"NGINIT_CONF_DIR\": a file in \"{dir}\" that nginit has to write, such as default.conf, is a mount of its \
+                 own: {err}; mount it under another name, or mount the whole directory"
             );
         }
         if err.kind() == ErrorKind::WouldBlock {
@@ -251,12 +266,13 @@ impl Disk {
 
     /// Makes the staged files the live ones and removes those that an earlier run rendered and
     /// this one did not. What they replace is kept until [`Disk::prove`] or [`Disk::roll_back`].
-    /// What else was staged is still there. Returns the names of files of others that were replaced.
+    /// What else was staged is still there. Returns the names of files of others that were replaced, and
+    /// where these are kept.
     ///
     /// # Errors
     /// The first operation that fails, after the files that were live are back in their places, if
     /// that is possible.
-    pub fn publish(&self, files: &Files) -> Result<Vec<String>, Failed> {
+    pub fn publish(&self, files: &Files) -> Result<Vec<Replaced>, Failed> {
         let published = self.swap(files);
         if published.is_err() {
             let _ = self.drop_staged();
@@ -269,17 +285,17 @@ impl Disk {
     ///
     /// # Errors
     /// As above.
-    pub fn write(&self, files: &Files) -> io::Result<Vec<String>> {
+    pub fn write(&self, files: &Files) -> io::Result<Vec<Replaced>> {
         self.stage(files)?;
         self.swap(files).map_err(|failed| failed.error)
     }
 
-    fn swap(&self, files: &Files) -> Result<Vec<String>, Failed> {
+    fn swap(&self, files: &Files) -> Result<Vec<Replaced>, Failed> {
         let mut replaced = Vec::new();
         for name in files.keys() {
             let live = self.live.join(name);
             if journal::exists(&live)? && !is_ours(&live) {
-                replaced.push(name.clone());
+                replaced.push((name.clone(), self.keep(name)?));
             }
         }
         let stale = self.stale(files)?;
@@ -292,6 +308,34 @@ impl Disk {
         // What is left of the stage may be the very space that putting back needs.
         let swap = || swap().inspect_err(|_| drop(self.drop_staged()));
         self.journal().change(&names, swap).map(|()| replaced)
+    }
+
+    /// Keeps the file `name` of others, which is to be replaced, in the private directory for good, and
+    /// gives the path. What is there already under that name is left alone.
+    fn keep(&self, name: &str) -> io::Result<PathBuf> {
+        let kept = self.private.join(KEPT);
+        journal::make_private(&kept)?;
+        let live = self.live.join(name);
+        let mut path = kept.join(name);
+        for number in 2.. {
+            if !journal::exists(&path)? {
+                journal::duplicate(&live, &path)?;
+                break;
+            }
+            if journal::same(&live, &path)? {
+                break;
+            }
+            path = kept.join(format!("{name}.{number}"));
+        }
+        Ok(path)
+    }
+
+    /// Which of the files `names`, which were published, are somebody else's by now.
+    pub fn overwritten<'a>(&self, names: &'a [String]) -> impl Iterator<Item = &'a String> {
+        names.iter().filter(|name| {
+            let live = self.live.join(name);
+            live.exists() && !is_ours(&live)
+        })
     }
 
     /// Writes files for somebody to look at: nothing is staged, kept, or left besides them.
@@ -419,7 +463,8 @@ mod tests {
         let disk = Disk::new(&live);
         assert!(!disk.has_set());
         let first = files(&[("default.conf", "1"), ("extra.conf", "1")]);
-        assert_eq!(disk.write(&first).unwrap(), ["default.conf"]);
+        let kept = disk.private().join("kept/default.conf");
+        assert_eq!(disk.write(&first).unwrap(), [("default.conf".to_owned(), kept.clone())]);
         assert!(disk.has_set());
         assert_eq!(listing(&live), [".nginit", "default.conf", "extra.conf", "users.conf"]);
         assert_eq!(fs::read_to_string(live.join("default.conf")).unwrap(), first["default.conf"]);
@@ -431,7 +476,8 @@ mod tests {
         disk.drop_staged().unwrap();
         assert_eq!(listing(&live), [".nginit", "default.conf", "users.conf"]);
         assert_eq!(fs::read_to_string(live.join("users.conf")).unwrap(), "own");
-        assert_eq!(listing(disk.private()), ["last"]);
+        assert_eq!(listing(disk.private()), ["kept", "last"]);
+        assert_eq!(fs::read_to_string(kept).unwrap(), "stock");
     }
 
     #[test]
@@ -501,7 +547,7 @@ mod tests {
             (ErrorKind::QuotaExceeded, "raise the quota"),
             (ErrorKind::ReadOnlyFilesystem, "--tmpfs /etc/nginx/conf.d"),
             (ErrorKind::PermissionDenied, "mount a writable directory"),
-            (ErrorKind::ResourceBusy, "mount the directory"),
+            (ErrorKind::ResourceBusy, "mount it under another name, or mount the whole directory"),
         ] {
             let text = disk.explain(&kind.into());
             assert!(text.starts_with(start) && text.contains(remedy), "{text}");

@@ -216,7 +216,10 @@ pub fn exists(path: &Path) -> io::Result<bool> {
 
 /// A second name `to` for `from`, or a copy with its mode and, where that is allowed, its owner. Links
 /// are not possible everywhere, nor to files of everybody (proc(5), fs.protected_hardlinks).
-fn duplicate(from: &Path, to: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The operation that fails, or that it is neither a file nor a link.
+pub fn duplicate(from: &Path, to: &Path) -> io::Result<()> {
     if step("link", to).and_then(|()| fs::hard_link(from, to)).is_ok() {
         return Ok(());
     }
@@ -234,7 +237,10 @@ fn duplicate(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Whether `b` is what `a` is: the same file, a link to the same place, the same bytes and mode.
-fn same(a: &Path, b: &Path) -> io::Result<bool> {
+///
+/// # Errors
+/// The operation that fails; that there is no `b` is none.
+pub fn same(a: &Path, b: &Path) -> io::Result<bool> {
     if !exists(b)? {
         return Ok(false);
     }
@@ -411,7 +417,8 @@ mod tests {
 
     fn publish(disk: &Disk, generation: u32) -> io::Result<Vec<String>> {
         disk.stage(&set(generation))?;
-        disk.publish(&set(generation)).map_err(|failed| failed.error)
+        let replaced = disk.publish(&set(generation)).map_err(|failed| failed.error)?;
+        Ok(replaced.into_iter().map(|(name, _)| name).collect())
     }
 
     /// Does `work` on a site that `before` made, once for each operation of it with a fault there and
@@ -567,7 +574,7 @@ mod tests {
         let first = seen(disk.live());
         let way = disk.live().join("c.conf");
         fs::create_dir(&way).unwrap();
-        for published in [publish(&disk, 2), disk.write(&set(2))] {
+        for published in [publish(&disk, 2).map(drop), disk.write(&set(2)).map(drop)] {
             assert_eq!(published.unwrap_err().kind(), ErrorKind::IsADirectory);
             assert!(!disk.roll_back().unwrap(), "nothing was begun");
         }

@@ -31,13 +31,28 @@ pub struct Others(BTreeMap<PathBuf, Look>);
 
 /// What changes when a file is replaced or written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Look {
+pub struct Look {
     device: u64,
     inode: u64,
     size: u64,
     /// Nanoseconds since 1970 of the last change of the content, and of the file's own record.
     modified: i128,
     changed: i128,
+}
+
+impl Look {
+    /// Looks at a regular file, also through links; nothing is none.
+    pub fn at(path: &Path) -> Option<Self> {
+        let meta = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+        let nanos = |secs: i64, nanos: i64| i128::from(secs) * 1_000_000_000 + i128::from(nanos);
+        Some(Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            size: meta.size(),
+            modified: nanos(meta.mtime(), meta.mtime_nsec()),
+            changed: nanos(meta.ctime(), meta.ctime_nsec()),
+        })
+    }
 }
 
 impl Others {
@@ -144,17 +159,7 @@ impl Walk<'_> {
         if self.is_ours(path) || self.seen.contains_key(path) {
             return;
         }
-        if let Ok(meta) = fs::metadata(path)
-            && meta.is_file()
-        {
-            let nanos = |secs: i64, nanos: i64| i128::from(secs) * 1_000_000_000 + i128::from(nanos);
-            let look = Look {
-                device: meta.dev(),
-                inode: meta.ino(),
-                size: meta.size(),
-                modified: nanos(meta.mtime(), meta.mtime_nsec()),
-                changed: nanos(meta.ctime(), meta.ctime_nsec()),
-            };
+        if let Some(look) = Look::at(path) {
             self.seen.insert(path.to_owned(), look);
         }
     }
@@ -217,6 +222,7 @@ mod tests {
 
     #[test]
     fn what_a_configuration_names_is_looked_at() {
+        let began = SystemTime::now();
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         let write = |name: &str, text: &str| {
@@ -265,7 +271,7 @@ mod tests {
             write(name, &text);
             assert_ne!(look(), before, "{name}");
         }
-        assert!(!first.are_older_than(SystemTime::now()) && extra.exists());
+        assert!(!first.are_older_than(began) && extra.exists());
         assert!(first.are_older_than(SystemTime::now() + Duration::from_secs(60)));
     }
 

@@ -49,7 +49,7 @@ pub fn read(private: &Path) -> (Slots, Option<Note>) {
         Ok(text) => parse(&text),
     };
     let note = |reason| {
-        let text = format!("\"{}\" is ignored, servers of ip_hash may get other slots: {reason}", path.display());
+        let text = format!("\"{}\" is ignored, servers may get other slots: {reason}", path.display());
         (Slots::new(), Some(Note { level: Level::Warn, text }))
     };
     slots.map_or_else(note, |slots| (slots, None))
@@ -84,7 +84,7 @@ pub fn write(private: &Path, slots: &Slots) -> io::Result<()> {
 pub fn keep(private: &Path, slots: &Slots) {
     if let Err(err) = write(private, slots) {
         let path = path(private);
-        let text = format!("\"{}\" cannot be written: {err}; a restart moves clients of ip_hash", path.display());
+        let text = format!("\"{}\" cannot be written: {err}; a restart moves clients", path.display());
         log::line(Level::Warn, "reload", &text);
     }
 }

@@ -5,6 +5,7 @@
 //! KEY     = 1*( "$"variable | letter | digit | one of _.:/- )
 //! ```
 
+use super::error::{Fault, fault};
 use crate::upstream::Balance;
 
 /// Variables that nginx knows in every build
@@ -35,6 +36,10 @@ const KNOWN: &[&str] = &[
     "uri",
 ];
 
+/// What to do about a key.
+const USAGE: &str =
+    "use for example hash $request_uri consistent, $cookie_NAME, $http_NAME or $arg_NAME (in a shell, quote the $)";
+
 /// The longest key, in bytes; nginx takes no argument of 4,096.
 const LONGEST_KEY: usize = 255;
 
@@ -45,7 +50,7 @@ const FAMILIES: &[&str] = &["arg_", "cookie_", "http_"];
 ///
 /// # Errors
 /// Reason and remedy.
-pub fn parse_balance(text: &str) -> Result<Balance, (String, String)> {
+pub fn parse_balance(text: &str) -> Result<Balance, Fault> {
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
     match words[..] {
         ["round_robin"] => Ok(Balance::RoundRobin),
@@ -54,22 +59,22 @@ pub fn parse_balance(text: &str) -> Result<Balance, (String, String)> {
         ["ip_hash"] => Ok(Balance::IpHash),
         ["hash", key] => Ok(Balance::Hash { key: parse_key(key)?, consistent: false }),
         ["hash", key, "consistent"] => Ok(Balance::Hash { key: parse_key(key)?, consistent: true }),
-        _ => Err((
-            "is not a balance method".to_owned(),
-            "use round_robin, least_conn, random, ip_hash or hash KEY [consistent]".to_owned(),
+        _ => Err(fault(
+            "is not a balance method",
+            "use round_robin, least_conn, random, ip_hash or hash KEY [consistent]",
         )),
     }
 }
 
-fn parse_key(key: &str) -> Result<String, (String, String)> {
+fn parse_key(key: &str) -> Result<String, Fault> {
     if key.len() > LONGEST_KEY {
-        return Err((format!("the key holds more than {LONGEST_KEY} bytes"), usage()));
+        return Err(fault(format!("the key holds more than {LONGEST_KEY} bytes"), USAGE));
     }
     let mut parts = key.split('$');
     let literal = parts.next().unwrap_or_default();
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.:/-".contains(&b);
     if !literal.bytes().all(plain) {
-        return Err(("the key holds a character that is not letter, digit, $ or one of _.:/-".into(), usage()));
+        return Err(fault("the key holds a character that is not letter, digit, $ or one of _.:/-", USAGE));
     }
     let mut variables = 0;
     for part in parts {
@@ -77,22 +82,17 @@ fn parse_key(key: &str) -> Result<String, (String, String)> {
         let (name, literal) = part.split_at(end);
         let family = FAMILIES.iter().any(|f| name.strip_prefix(f).is_some_and(|rest| !rest.is_empty()));
         if !family && !KNOWN.contains(&name) {
-            return Err((format!("\"${name}\" is not a variable that every nginx knows"), usage()));
+            return Err(fault(format!("\"${name}\" is not a variable that every nginx knows"), USAGE));
         }
         if !literal.bytes().all(plain) {
-            return Err(("the key holds a character that is not letter, digit, $ or one of _.:/-".into(), usage()));
+            return Err(fault("the key holds a character that is not letter, digit, $ or one of _.:/-", USAGE));
         }
         variables += 1;
     }
     if variables == 0 {
-        return Err(("a key without a variable sends every request to one server".into(), usage()));
+        return Err(fault("a key without a variable sends every request to one server", USAGE));
     }
     Ok(key.to_owned())
-}
-
-fn usage() -> String {
-    "use for example hash $request_uri consistent, $cookie_NAME, $http_NAME or $arg_NAME (in a shell, quote the $)"
-        .to_owned()
 }
 
 #[cfg(test)]

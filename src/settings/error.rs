@@ -11,6 +11,14 @@ const LONGEST_TOKEN: usize = 80;
 /// The longest reason, in characters; none without a part of the token in it is that long.
 const LONGEST_REASON: usize = 160;
 
+/// Why a text is refused, and what to do.
+pub type Fault = (String, String);
+
+/// A [`Fault`].
+pub fn fault(reason: impl Into<String>, remedy: impl Into<String>) -> Fault {
+    (reason.into(), remedy.into())
+}
+
 /// One fault of one variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingsError {

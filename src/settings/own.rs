@@ -1,23 +1,23 @@
 //! The variables of nginit itself: `NGINIT_…` become [`Settings`].
 
-use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::error::SettingsError;
 use super::variables as table;
-use super::{Findings, Settings, StartMode, StopMode, Vars, as_set, or_default, parse_duration, servers, tokens};
+use super::{
+    Findings, Settings, StartMode, StopMode, Vars, listen, or_default, parse_duration, parse_switch, real_ip, tls,
+};
 use crate::log::{Format, Level};
-use crate::upstream::{AccessLog, Listen, Upstreams};
+use crate::upstream::{AccessLog, Upstreams};
 
 /// The texts, as given.
 #[derive(Debug, Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Raw {
-    listen: String,
+    pub(super) listen: String,
     conf_dir: String,
     templates: String,
     nginx: String,
@@ -30,15 +30,25 @@ pub(super) struct Raw {
     workers: String,
     control: String,
     access_log: String,
+    access_log_flush: String,
+    gzip: String,
+    request_id: String,
+    error_pages: String,
     log: String,
     log_format: String,
+    pub(super) tls_cert: String,
+    pub(super) tls_key: String,
+    pub(super) tls_redirect: String,
+    pub(super) trusted_proxies: String,
+    pub(super) real_ip_header: String,
+    watch: String,
 }
 
 /// The settings, unless a text is refused, which is among the findings then.
 pub(super) fn parse(raw: &Raw, vars: &Vars, upstreams: Upstreams, findings: &mut Findings) -> Option<Settings> {
-    let listen_text = or_default(&raw.listen, table::DEFAULT_LISTEN);
-    let listen =
-        parse_listen(&as_set(vars, "NGINIT_LISTEN"), listen_text).map_err(|errors| findings.errors.extend(errors)).ok();
+    let tls = tls::parse(raw, vars, findings);
+    let listen = listen::parse(raw, tls.as_ref().map(Option::as_ref), vars, findings);
+    let real_ip = real_ip::parse(raw, listen.as_deref(), vars, findings);
 
     let mut read = Reader { vars, findings };
     let conf_dir = read.value("NGINIT_CONF_DIR", &raw.conf_dir, table::DEFAULT_CONF_DIR, ABSOLUTE, absolute);
@@ -80,11 +90,20 @@ pub(super) fn parse(raw: &Raw, vars: &Vars, upstreams: Upstreams, findings: &mut
             "off" => Some(AccessLog::Off),
             _ => None,
         });
+    let (flush, want) = (table::DEFAULT_ACCESS_LOG_FLUSH, "a time up to 1h such as 1s, or 0");
+    let flush = read.value("NGINIT_ACCESS_LOG_FLUSH", &raw.access_log_flush, flush, want, |text| {
+        parse_duration(text).filter(|time| *time <= LONGEST_FLUSH)
+    });
+    let request_id = read.switch("NGINIT_REQUEST_ID", &raw.request_id, table::DEFAULT_REQUEST_ID);
+    let gzip = read.switch("NGINIT_GZIP", &raw.gzip, table::DEFAULT_GZIP);
+    let (pages, want) = (table::DEFAULT_ERROR_PAGES, "an absolute path of letters, digits and /._@+-");
+    let error_pages = read.value("NGINIT_ERROR_PAGES", &raw.error_pages, pages, want, plain_directory);
     let levels = "emerg, alert, crit, error, warn, notice, info or debug";
     let log = read.value("NGINIT_LOG", &raw.log, table::DEFAULT_LOG, levels, Level::from_word);
     let formats = "text or json";
     let log_format = table::DEFAULT_LOG_FORMAT;
     let log_format = read.value("NGINIT_LOG_FORMAT", &raw.log_format, log_format, formats, Format::from_word);
+    let watch = read.switch("NGINIT_WATCH", &raw.watch, table::DEFAULT_WATCH);
 
     Some(Settings {
         upstreams,
@@ -102,8 +121,15 @@ pub(super) fn parse(raw: &Raw, vars: &Vars, upstreams: Upstreams, findings: &mut
         workers: workers?,
         control: control?,
         access_log: access_log?,
+        access_log_flush: Some(flush?).filter(|time| !time.is_zero()),
+        gzip: gzip?,
+        request_id: request_id?,
+        error_pages: error_pages?,
         log: log?,
         log_format: log_format?,
+        tls: tls?,
+        real_ip: real_ip?,
+        watch: watch?,
     })
 }
 
@@ -127,6 +153,12 @@ impl Reader<'_> {
         let text = or_default(text, default);
         let fault = || (format!("is not {want}"), "correct it or unset the variable".to_owned());
         self.findings.check(self.vars, variable, text, parse(text).ok_or_else(fault))
+    }
+
+    /// The same of `on` and `off`.
+    fn switch(&mut self, variable: &str, text: &str, default: &str) -> Option<bool> {
+        let text = or_default(text, default);
+        self.findings.check(self.vars, variable, text, parse_switch(text))
     }
 }
 
@@ -153,51 +185,23 @@ fn absolute(text: &str) -> Option<PathBuf> {
     (path.is_absolute() && !text.contains('\0')).then_some(path)
 }
 
-fn parse_listen(variable: &str, text: &str) -> Result<Vec<Listen>, Vec<SettingsError>> {
-    let mut listen: Vec<Listen> = Vec::new();
-    let mut errors = Vec::new();
-    for (index, token) in tokens(text).enumerate() {
-        match parse_listen_entry(token).filter(|l| !listen.contains(l)) {
-            Some(entry) => listen.push(entry),
-            None => errors.push(SettingsError {
-                variable: variable.to_owned(),
-                entry: Some(("address", index + 1)),
-                token: Some(token.to_owned()),
-                reason: "is not PORT, IP:PORT or [IPv6]:PORT, or stands there twice".to_owned(),
-                remedy: "correct it or remove the entry".to_owned(),
-            }),
-        }
-    }
-    if listen.is_empty() && errors.is_empty() {
-        errors.push(SettingsError::new(
-            variable,
-            Some(text),
-            "holds no address",
-            "write a port, or unset the variable",
-        ));
-    }
-    if errors.is_empty() { Ok(listen) } else { Err(errors) }
-}
+/// Whoever reads the log wants to see it the same day, and nginx at a stop writes what is left.
+const LONGEST_FLUSH: Duration = Duration::from_secs(3600);
 
-/// One address of `NGINIT_LISTEN`, or of nginx's `listen`.
-pub fn parse_listen_entry(token: &str) -> Option<Listen> {
-    if let Ok(port) = servers::parse_port(token) {
-        return Some(Listen { address: None, port });
-    }
-    let (host, port) = token.rsplit_once(':')?;
-    let port = servers::parse_port(port).ok()?;
-    let address = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-        Some(v6) => IpAddr::V6(v6.parse().ok()?),
-        None if host == "*" => return Some(Listen { address: None, port }),
-        None if host == "0.0.0.0" => return Some(Listen { address: None, port }),
-        None => IpAddr::V4(host.parse().ok()?),
-    };
-    Some(Listen { address: Some(address), port })
+/// The longest path of a directory that nginx is told of, in bytes; with a file's name it is one
+/// argument of nginx's, which holds less than 4,096.
+const LONGEST_DIRECTORY: usize = 2048;
+
+/// An absolute path that means nothing to nginx, without a slash at its end.
+fn plain_directory(text: &str) -> Option<PathBuf> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._@+-".contains(&b);
+    let fits = text.len() <= LONGEST_DIRECTORY && text.bytes().all(plain);
+    let text = text.trim_end_matches('/');
+    absolute(text).filter(|_| fits)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::settings::{self, Given};
 
     #[test]
@@ -214,17 +218,5 @@ mod tests {
         assert_eq!(timeout(&[("NGINIT_STOP_TIMEOUT", "0")]), None);
         assert_eq!(timeout(&[("NGINIT_STOP_TIMEOUT", "0"), ("NGINIT_WORKER_SHUTDOWN_TIMEOUT", "5s")]), Some(5));
         assert_eq!(timeout(&[("NGINIT_WORKER_SHUTDOWN_TIMEOUT", "0")]), None);
-    }
-
-    #[test]
-    fn listen_takes_ports_and_addresses() {
-        let listen = parse_listen("L", "80 [::1]:81,127.0.0.1:82 *:83").unwrap();
-        assert_eq!(
-            listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["80", "[::1]:81", "127.0.0.1:82", "83"]
-        );
-        for bad in ["x", "0", "1.2.3:80", "::1:80", "80;", "unix:/x", "80 80", "80 0.0.0.0:80", "[::]"] {
-            assert!(parse_listen("L", bad).is_err(), "{bad}");
-        }
     }
 }

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 
-use super::error::SettingsError;
+use super::error::{Fault, SettingsError, fault};
 use super::{parse_secs, tokens};
 use crate::upstream::{Address, HostName, Params, Server};
 
@@ -23,13 +23,6 @@ use crate::upstream::{Address, HostName, Params, Server};
 const LONGEST_UNIX_PATH: usize = 107;
 
 const FIX_OR_REMOVE: &str = "correct it or remove the entry";
-
-/// Why a token is refused, and what to do.
-type Fault = (String, String);
-
-fn fault(reason: impl Into<String>, remedy: impl Into<String>) -> Fault {
-    (reason.into(), remedy.into())
-}
 
 /// What a list holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -145,6 +138,9 @@ pub fn parse_address(text: &str, default_port: NonZeroU16) -> Result<Address, Fa
     if text.parse::<Ipv6Addr>().is_ok() {
         return Err(fault("an IPv6 address stands in brackets", format!("write [{text}]")));
     }
+    if text.contains('=') {
+        return Err(fault("a parameter belongs to its server", "write SERVER;PARAM without blanks"));
+    }
     let (host, port) = match text.split_once(':') {
         Some((host, port)) => (host, parse_port(port)?),
         None => (text, default_port),
@@ -213,6 +209,9 @@ fn parse_param(text: &str, params: &mut Params) -> Result<(), Fault> {
         None if text == "drain" => params.drain = true,
         None if text.is_empty() => {
             return Err(fault("an empty parameter", "remove the \";\" that nothing follows"));
+        }
+        None if parse_address(text, NonZeroU16::MIN).is_ok_and(|address| matches!(address, Address::Ip(_))) => {
+            return Err(fault("\";\" starts a parameter", "separate servers by blanks, commas or newlines"));
         }
         _ => {
             return Err(fault(

@@ -19,15 +19,43 @@ const fn variable(name: &'static str, default: &'static str, meaning: &'static s
 
 /// Default of `NAME_PORT`: what `http://HOST` means.
 pub const DEFAULT_PORT: &str = "80";
+/// The same with TLS: what `https://HOST` means.
+pub const DEFAULT_TLS_PORT: &str = "443";
+/// Default of `NAME_PROTOCOL`.
+pub const DEFAULT_PROTOCOL: &str = "http";
+/// Default of `NAME_TLS_VERIFY`: encryption to nobody knows whom protects from little.
+pub const DEFAULT_TLS_VERIFY: &str = "on";
 /// Default of `STATIC_ROUTE`: everything that no other route takes.
 pub const DEFAULT_STATIC_ROUTE: &str = "/";
 /// Default of `DYNAMIC_ROUTE`: the demo's one resource, with and without the slash.
 pub const DEFAULT_DYNAMIC_ROUTE: &str = "=/api/student =/api/student/";
+/// Default of `NAME_REWRITE`: what a server sees is what its client asked for.
+pub const DEFAULT_REWRITE: &str = "keep";
+/// Default of `NAME_STICKY`.
+pub const DEFAULT_STICKY: &str = "off";
 /// Where nginx listens.
 pub const ENV_LISTEN: &str = "NGINIT_LISTEN";
 /// Default of `NGINIT_LISTEN`: every address of both families; the IPv6 one is left out where the
 /// kernel has no IPv6.
 pub const DEFAULT_LISTEN: &str = "80 [::]:80";
+/// The same with a certificate.
+pub const DEFAULT_TLS_LISTEN: &str = "80 [::]:80 443;tls [::]:443;tls";
+/// The file of the certificate.
+pub const ENV_TLS_CERT: &str = "NGINIT_TLS_CERT";
+/// The file of its key.
+pub const ENV_TLS_KEY: &str = "NGINIT_TLS_KEY";
+/// The port of https that clients of plain HTTP are sent to.
+pub const ENV_TLS_REDIRECT: &str = "NGINIT_TLS_REDIRECT";
+/// Default of `NGINIT_TLS_REDIRECT`: what `https://HOST` means.
+pub const DEFAULT_TLS_REDIRECT: &str = "443";
+/// The proxies in front of nginx whose word on clients counts.
+pub const ENV_TRUSTED_PROXIES: &str = "NGINIT_TRUSTED_PROXIES";
+/// How they tell a client's address.
+pub const ENV_REAL_IP_HEADER: &str = "NGINIT_REAL_IP_HEADER";
+/// Default of `NGINIT_REAL_IP_HEADER`: what nearly every proxy sends.
+pub const DEFAULT_REAL_IP_HEADER: &str = "X-Forwarded-For";
+/// Default of `NGINIT_WATCH`: who renews a certificate wants it to be used.
+pub const DEFAULT_WATCH: &str = "true";
 /// Where the configuration is written to.
 pub const ENV_CONF_DIR: &str = "NGINIT_CONF_DIR";
 /// Default of `NGINIT_CONF_DIR`: what the official image's nginx.conf includes.
@@ -66,6 +94,15 @@ pub const DEFAULT_CONTROL: &str = "/run/nginit/control.sock";
 pub const DEFAULT_WORKERS: &str = "auto";
 /// Default of `NGINIT_ACCESS_LOG`.
 pub const DEFAULT_ACCESS_LOG: &str = "text";
+/// Default of `NGINIT_ACCESS_LOG_FLUSH`: a line a request costs nginx some 15 % of its throughput, a
+/// buffer 3 %, and a second is what nobody who follows a log minds.
+pub const DEFAULT_ACCESS_LOG_FLUSH: &str = "1s";
+/// Default of `NGINIT_REQUEST_ID`: sixteen random bytes cost nginx nearly as much as its whole log.
+pub const DEFAULT_REQUEST_ID: &str = "off";
+/// Default of `NGINIT_GZIP`.
+pub const DEFAULT_GZIP: &str = "on";
+/// Default of `NGINIT_ERROR_PAGES`.
+pub const DEFAULT_ERROR_PAGES: &str = "/etc/nginit/errors";
 /// Default of `NGINIT_LOG`.
 pub const DEFAULT_LOG: &str = "info";
 /// Default of `NGINIT_LOG_FORMAT`.
@@ -81,19 +118,96 @@ pub const UPSTREAM: &[Variable] = &[
     variable(
         "NAME_ROUTE",
         "`/` for static; `=/api/student =/api/student/` for dynamic",
-        "which requests it gets: a list of `/prefix` (the longest wins) or `=/exact`",
+        "which requests it gets: a list of `[HOST]/prefix` or `[HOST]=/exact`, or a rule in Traefik's grammar such as `Host(\"a.example\") && PathPrefix(\"/api\")` or `Host:a.example;PathPrefixStrip:/api`; where several take a request, the longest text wins; `none` where only templates of your own use it",
     ),
-    variable("NAME_PORT", DEFAULT_PORT, "port of servers that name none"),
+    variable(
+        "NAME_REWRITE",
+        DEFAULT_REWRITE,
+        "what becomes of the path: `keep`, `strip` takes off the route's own path, and a `/path` takes its place; the query stays",
+    ),
+    variable("NAME_PORT", "`80`; `443` for https and grpcs", "port of servers that name none"),
     variable(
         "NAME_BALANCE",
-        "`ip_hash` for static, else `round_robin`",
+        "`ip_hash` for static without a cookie, else `round_robin`",
         "`round_robin`, `least_conn`, `random`, `ip_hash` or `hash KEY [consistent]`",
+    ),
+    variable(
+        "NAME_STICKY",
+        DEFAULT_STICKY,
+        "whether a client stays with its server: `off`; `cookie[=NAME]` with any of `;secure`, `;samesite=strict` (or `lax`, `none`), `;path=/…`, `;domain=…`, `;expires=T` (or `max`), `;hash`; `ip`, which is `ip_hash`; or `ip consistent`, a ring",
+    ),
+    variable(
+        "NAME_RETRY",
+        "every other server, once, after `error,timeout`",
+        "how many further servers are asked at most when one fails: `N[;timeout=T][;on=COND,…]` or `off`; COND is `error`, `timeout`, `invalid_header`, `http_403`, `http_404`, `http_429`, `http_500`, `http_502`, `http_503` or `http_504`. A request that may change something twice is never sent twice",
+    ),
+    variable(
+        "NAME_TIMEOUT",
+        "`connect=5s;read=60s;send=60s`",
+        "longest waits for a server: for the connection, and between two reads or writes; some of `connect=T;read=T;send=T`, or `T` for the latter two",
+    ),
+    variable(
+        "NAME_KEEPALIVE",
+        "64;timeout=1s",
+        "idle connections to servers that each worker keeps, and how long: `N[;timeout=T]` or `off`",
+    ),
+    variable(
+        "NAME_MAX_BODY",
+        "nginx's: `1m`",
+        "largest body of a request, in bytes or with `k`, `m` or `g`, or `off`; a larger one gets 413",
+    ),
+    variable(
+        "NAME_BUFFERING",
+        "on",
+        "`off` passes answers on as they come, for server-sent events and long polling; a server can ask for that itself, with `X-Accel-Buffering: no`",
+    ),
+    variable("NAME_PROTOCOL", DEFAULT_PROTOCOL, "what its servers speak: `http`, `https`, `grpc` or `grpcs`"),
+    variable("NAME_TLS_VERIFY", DEFAULT_TLS_VERIFY, "`off` takes any certificate of an https or grpcs server"),
+    variable(
+        "NAME_TLS_NAME",
+        "the `HOST` of its servers, where all have the same",
+        "host name that is sent to https and grpcs servers, and that their certificate must have",
+    ),
+    variable(
+        "NAME_TLS_CA",
+        "those of the system, in `/etc/ssl` or `/etc/pki`",
+        "absolute path of a PEM file with the authorities that certificates of https and grpcs servers must come from",
     ),
 ];
 
 /// Variables of nginit itself.
 pub const NGINIT: &[Variable] = &[
-    variable(ENV_LISTEN, DEFAULT_LISTEN, "where nginx listens: a list of `PORT`, `IP:PORT` or `[IPv6]:PORT`"),
+    variable(
+        ENV_LISTEN,
+        "`80 [::]:80`; with a certificate also `443;tls [::]:443;tls`",
+        "where nginx listens: a list of `PORT`, `IP:PORT` or `[IPv6]:PORT`, each with `;tls`, `;http2` (without TLS; gRPC clients on nginx before 1.25.1), `;proxy_protocol`",
+    ),
+    variable(
+        ENV_TLS_CERT,
+        "",
+        "absolute path of the certificate of `;tls` addresses, a PEM file with its chain; it is read anew when it changes",
+    ),
+    variable(ENV_TLS_KEY, "", "absolute path of the key of that certificate"),
+    variable(
+        ENV_TLS_REDIRECT,
+        DEFAULT_TLS_REDIRECT,
+        "port of https that requests on addresses without `;tls` are redirected to, where there are such with it; `off` serves on both",
+    ),
+    variable(
+        ENV_TRUSTED_PROXIES,
+        "",
+        "addresses and networks of proxies in front of nginx, such as `10.0.0.0/8`: what they say of the client counts",
+    ),
+    variable(
+        ENV_REAL_IP_HEADER,
+        "`X-Forwarded-For`; `proxy_protocol` where all addresses speak that",
+        "how trusted proxies tell the client's address: the name of a header, or `proxy_protocol`",
+    ),
+    variable(
+        "NGINIT_WATCH",
+        DEFAULT_WATCH,
+        "`false` does not look at certificates every two seconds, to reload when they change",
+    ),
     variable(
         ENV_CONF_DIR,
         DEFAULT_CONF_DIR,
@@ -147,6 +261,26 @@ pub const NGINIT: &[Variable] = &[
     ),
     variable("NGINIT_ACCESS_LOG", DEFAULT_ACCESS_LOG, "access log on the container's output: `text`, `json` or `off`"),
     variable(
+        "NGINIT_ACCESS_LOG_FLUSH",
+        DEFAULT_ACCESS_LOG_FLUSH,
+        "how long lines of the access log may be kept back to be written together; `0` writes each line at once, which costs throughput",
+    ),
+    variable(
+        "NGINIT_REQUEST_ID",
+        DEFAULT_REQUEST_ID,
+        "`on` gives each request that comes without an `X-Request-ID` one, for servers and the access log; `off` passes on what the client sent",
+    ),
+    variable(
+        "NGINIT_GZIP",
+        DEFAULT_GZIP,
+        "`on` compresses texts of 1,024 bytes and more that servers did not compress, `off` nothing",
+    ),
+    variable(
+        "NGINIT_ERROR_PAGES",
+        DEFAULT_ERROR_PAGES,
+        "directory of pages for what nginx itself answers, named by status: `404.html`, `413.html`, `502.html`, `503.html`, `504.html` and so on; it need not exist",
+    ),
+    variable(
         "NGINIT_LOG",
         DEFAULT_LOG,
         "what nginit itself logs, at least: `emerg`, `alert`, `crit`, `error`, `warn`, `notice`, `info` or `debug`",
@@ -158,7 +292,7 @@ pub const NGINIT: &[Variable] = &[
 pub const ALIASES: &[(&str, &str)] = &[("STATIC_APP", "STATIC_BACKEND"), ("DYNAMIC_APP", "DYNAMIC_BACKEND")];
 
 /// What holds for every variable, said below the table.
-pub const FOOTNOTE: &str = "Any variable also works with `_FILE` appended: its value is then read from the file of that name, at the start and on every HUP. An empty variable counts as unset; an empty list of servers is an upstream that answers 503.";
+pub const FOOTNOTE: &str = "Any variable also works with `_FILE` appended: its value is then read from the file of that name, at the start and on every HUP. What is `on` or `off` may be written `true` or `false`. An empty variable counts as unset; an empty list of servers is an upstream that answers 503.";
 
 /// All variables, in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Variable> {
@@ -218,6 +352,15 @@ pub fn nearest(name: &str) -> Option<&'static str> {
     (distance <= own.div_ceil(3).max(1)).then_some(nearest)
 }
 
+/// The end of an upstream's variable that `suffix`, `_STICKYY`, most likely means: one letter differs, of
+/// long ones two. Less than that would be a variable of another program.
+pub fn nearest_suffix(suffix: &str) -> Option<&'static str> {
+    let suffix = suffix.to_ascii_uppercase();
+    let known = UPSTREAM.iter().filter_map(|v| v.name.strip_prefix("NAME"));
+    let (distance, nearest) = known.map(|known| (edit_distance(&suffix, known), known)).min()?;
+    (distance <= if nearest.len() > "_STICKY".len() { 2 } else { 1 }).then_some(nearest)
+}
+
 /// Levenshtein's distance: insertions, deletions and replacements that turn `a` into `b`.
 fn edit_distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -243,6 +386,26 @@ mod tests {
         assert_eq!(nearest("NGINIT_STOPTIMEOUT"), Some("NGINIT_STOP_TIMEOUT"));
         assert_eq!(nearest("NGINIT_ACESS_LOG"), Some("NGINIT_ACCESS_LOG"));
         assert_eq!(nearest("NGINIT_SOMETHING_ELSE"), None);
+    }
+
+    #[test]
+    fn a_misspelt_end_finds_the_real_one() {
+        for (suffix, real) in [
+            ("_STICKYY", "_STICKY"),
+            ("_ROUTES", "_ROUTE"),
+            ("_Sticky", "_STICKY"),
+            ("_BLAANCE", "_BALANCE"),
+            ("_KEEP_ALIVE", "_KEEPALIVE"),
+            ("_MAXBODY", "_MAX_BODY"),
+            ("_BACKENDS", "_BACKEND"),
+        ] {
+            assert_eq!(nearest_suffix(suffix), Some(real));
+        }
+        // Those of Django, Kubernetes, Docker and others.
+        for other in ["_URL", "_ROOT", "_HOST", "_DIR", "_SERVICE_HOST", "_PORT_80_TCP", "_ENV_PATH", "_NAME", "_ADDR"]
+        {
+            assert_eq!(nearest_suffix(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -122,7 +122,8 @@ pub struct Reload {
     highest: u64,
     /// When nginx was last troubled, by a reload or at least a test.
     troubled: Option<Instant>,
-    /// A generation did not answer, and none has since: nginx may run it all the same.
+    /// A generation did not answer, or was not published whole, and none has answered since: nginx may run it, or
+    /// refuse what is not the next one.
     unsure: bool,
 }
 
@@ -288,7 +289,12 @@ impl Reload {
                 self.state = State::Confirming { number, deadline: Some(now + CONFIRM_TIMEOUT) };
                 vec![Action::Confirm(number), Action::Signal(number::HUP)]
             }
-            Err(reason) => self.finish(vec![Action::Drop], Outcome::Refused(reason), now),
+            Err(reason) => {
+                // Half of the files may be there, and nginx is told again once they are put back: what it then
+                // refuses need not be the next generation.
+                self.unsure = true;
+                self.finish(vec![Action::Drop], Outcome::Refused(reason), now)
+            }
         }
     }
 
@@ -416,6 +422,18 @@ mod tests {
         };
         assert_eq!(reload.on_published(Ok(()), now), [Action::Confirm(number), Action::Signal(number::HUP)]);
         number
+    }
+
+    #[test]
+    fn a_refusal_after_half_a_publication_may_be_of_something_else() {
+        let (mut reload, t) = running(Duration::ZERO, 0);
+        reload.want(t);
+        reload.on_rendered(1, Ok(Change::New), t);
+        reload.on_tested(Ok(()), t);
+        assert_eq!(reload.on_published(Err("full".into()), t), [Action::Drop, refused(1, "full")]);
+        let number = publish(&mut reload, t);
+        let answer = reload.on_confirmed(number, Err(Unproven::Refused("x".into())), t);
+        assert_eq!(answer, [Action::RollBack, Action::Signal(number::HUP), Action::Drop, refused(2, "x")]);
     }
 
     #[test]

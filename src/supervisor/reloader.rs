@@ -12,13 +12,13 @@ use std::time::{Instant, SystemTime};
 use super::confirm::{self, Watch, Watched};
 use super::generations::Generations;
 use super::reload::{Change, Outcome, Unproven};
-use super::{Ended, Event, Pid, child};
+use super::{Ended, Event, Pid, child, clients};
 use crate::admin;
 use crate::exit::{Failure, Status};
 use crate::inputs::Env;
 use crate::log::{self, Level};
-use crate::nginx::{Nginx, command::Options, verdict};
-use crate::reload::candidate::{self, Candidate, Known};
+use crate::nginx::{Nginx, command::Options, reading, verdict};
+use crate::reload::candidate::{self, Candidate, Known, Runs};
 use crate::reload::disk::{Disk, Lock};
 use crate::reload::others::Others;
 use crate::reload::{self, state};
@@ -61,6 +61,8 @@ pub struct Setup {
     pub socket: Option<PathBuf>,
     /// Where nginx's emerg lines go, if we know.
     pub errors: Option<PathBuf>,
+    /// How it runs.
+    pub runs: Runs,
     /// Keeps others from the directory.
     pub lock: Lock,
 }
@@ -70,6 +72,8 @@ pub struct Setup {
 struct Tester {
     pid: Pid,
     output: File,
+    /// The main file that it reads.
+    main: PathBuf,
     /// Paths in its messages, and what they stand for.
     shown: Vec<(String, String)>,
 }
@@ -88,6 +92,9 @@ pub struct Reloader {
     candidate: Option<Candidate>,
     tester: Option<Tester>,
     watch: Option<Watch>,
+    /// Whether nginx may tell of clients by now, and who reads it then.
+    tapped: bool,
+    reader: Option<clients::Reader>,
     generations: Generations,
     /// The live files are proven, and what they replaced is of no use any more.
     proven: bool,
@@ -98,8 +105,12 @@ pub struct Reloader {
     /// When nginx was started.
     started: SystemTime,
     live_since: Instant,
+    /// The files that were published for the start, until nginx answers.
+    first_files: Vec<String>,
     upstreams: Vec<admin::UpstreamCount>,
     counts: admin::Reloads,
+    /// Files of settings that have become live, to be followed from now on.
+    watched: Option<Vec<PathBuf>>,
     /// The last outcome, and when it came.
     last: Option<(admin::Outcome, Instant)>,
 }
@@ -108,9 +119,13 @@ impl Reloader {
     /// nginx was just started with `first`, or with what was live before, of which no more is known
     /// than its files and what is `known` from an earlier run.
     pub fn new(setup: Setup, first: Option<Candidate>, known: Known) -> Self {
+        // What was live before may be tapped.
+        let tapped = first.as_ref().is_none_or(|first| first.tapped);
         let upstreams = first.as_ref().map(|first| first.upstreams.clone()).unwrap_or_default();
+        let first_files = first.as_ref().map(|first| first.files.keys().cloned().collect()).unwrap_or_default();
         Self {
             setup,
+            first_files,
             known: first.map_or(known, Candidate::into_known),
             live_others: None,
             others: None,
@@ -118,6 +133,8 @@ impl Reloader {
             candidate: None,
             tester: None,
             watch: None,
+            tapped,
+            reader: None,
             generations: Generations::default(),
             proven: false,
             unrestored: false,
@@ -126,6 +143,7 @@ impl Reloader {
             live_since: Instant::now(),
             upstreams,
             counts: admin::Reloads::default(),
+            watched: None,
             last: None,
         }
     }
@@ -133,13 +151,13 @@ impl Reloader {
     /// Makes a candidate in a thread of its own: files and names can take their time.
     pub fn render(&mut self, ticket: u64, number: u64, tell: impl Tell) {
         self.began = Instant::now();
-        let (env, version, disk) = (self.setup.env.clone(), self.setup.nginx.facts.version, self.setup.disk.clone());
+        let (env, disk) = (self.setup.env.clone(), self.setup.disk.clone());
         let (known, socket, live_others) = (self.known.clone(), self.setup.socket.clone(), self.live_others.clone());
-        let (look, unrestored) = (self.looker(), self.unrestored);
+        let (look, unrestored, runs) = (self.looker(), self.unrestored, self.setup.runs.clone());
         let answer = tell.clone();
         let work = move || {
             let make = || {
-                let mut candidate = candidate::make(&env, version, number, &known)?;
+                let mut candidate = candidate::make(&env, &runs, number, &known)?;
                 let same = !unrestored && disk.holds(&candidate.files);
                 candidate.files.extend(socket.map(|socket| generation::file(number, &socket)));
                 Ok((candidate, same))
@@ -212,7 +230,7 @@ impl Reloader {
             let staged = staged.map_err(|err| disk.explain(&err))?;
             let args = options.test_args(&staged.main, globals);
             let (pid, output) = child::spawn_test(&nginx.path, &args).map_err(|err| format!("nginx -t: {err}"))?;
-            Ok(Tester { pid, output, shown: staged.shown })
+            Ok(Tester { pid, output, main: staged.main, shown: staged.shown })
         };
         let started = start();
         self.tester_runs(started)
@@ -222,7 +240,10 @@ impl Reloader {
     pub fn test_live(&mut self) -> Event {
         let Setup { main, options, globals, nginx, .. } = &self.setup;
         match child::spawn_test(&nginx.path, &options.test_args(main, globals)) {
-            Ok((pid, output)) => self.tester_runs(Ok(Tester { pid, output, shown: Vec::new() })),
+            Ok((pid, output)) => {
+                let main = main.clone();
+                self.tester_runs(Ok(Tester { pid, output, main, shown: Vec::new() }))
+            }
             // Then the configuration cannot be blamed.
             Err(_) => Event::Tested(Ok(())),
         }
@@ -241,8 +262,13 @@ impl Reloader {
         let mut output = Vec::new();
         let _ = tester.output.rewind().and_then(|()| tester.output.read_to_end(&mut output));
         Some(Event::Tested(match ended {
-            Ended::Status(0) => Ok(()),
-            _ => Err(verdict::reason(&String::from_utf8_lossy(&output), &tester.shown)),
+            Ended::Status(0) => {
+                if verdict::warns_of_names(&String::from_utf8_lossy(&output)) {
+                    reading::warn_of_unreached(&tester.main, &tester.shown);
+                }
+                Ok(())
+            }
+            _ => Err(reading::reason(&output, &tester.main, &tester.shown)),
         }))
     }
 
@@ -252,9 +278,12 @@ impl Reloader {
             return Event::Published(Err("there is no candidate".to_owned()));
         };
         let disk = &self.setup.disk;
+        let tapped = candidate.tapped;
         Event::Published(match reload::publish(disk, candidate) {
             Ok(()) => {
                 self.proven = false;
+                self.tapped |= tapped;
+                self.read_clients();
                 Ok(())
             }
             Err(failed) => {
@@ -262,6 +291,13 @@ impl Reloader {
                 Err(disk.explain(&failed.error))
             }
         })
+    }
+
+    /// Reads what nginx tells of clients. It goes on when nginx does not any more: old workers may.
+    fn read_clients(&mut self) {
+        if let Some(path) = self.setup.runs.clients.clone().filter(|_| self.tapped && self.reader.is_none()) {
+            self.reader = clients::read(path).ok();
+        }
     }
 
     /// Watches for the answer of a generation; to be called before nginx is told of it.
@@ -337,7 +373,10 @@ impl Reloader {
     /// may have changed since.
     pub fn started(&mut self, tell: impl Tell) {
         let (look, disk, started) = (self.looker(), self.setup.disk.clone(), self.started);
+        let (main, published) = (self.setup.main.clone(), std::mem::take(&mut self.first_files));
         let work = move || {
+            reload::report_overwritten(&disk, &published);
+            reading::warn_of_unreached(&main, &[]);
             let others = disk.ours().ok().and_then(|files| look(&files));
             tell(Told::Looked(1, others.filter(|others| others.are_older_than(started))));
         };
@@ -345,12 +384,14 @@ impl Reloader {
         let _ = thread::Builder::new().name("look".into()).spawn(work);
         state::keep(self.setup.disk.private(), &self.known.slots);
         let _ = self.setup.disk.drop_staged();
+        self.read_clients();
     }
 
     /// nginx runs and does not answer: from now on, workers have to prove a generation.
     pub fn silent(&mut self) {
         self.watch = None;
         self.setup.socket = None;
+        self.read_clients();
     }
 
     /// What was looked at for the first generation.
@@ -373,6 +414,7 @@ impl Reloader {
                     self.others.take().filter(|(number, _)| *number == live).and_then(|(_, others)| others);
                 if let Some(candidate) = candidate {
                     self.upstreams.clone_from(&candidate.upstreams);
+                    self.watched = Some(candidate.watched());
                     self.known = candidate.into_known();
                     state::keep(self.setup.disk.private(), &self.known.slots);
                 }
@@ -394,6 +436,11 @@ impl Reloader {
         let outcome = admin::Outcome { result, generation: live, reason, took_ms };
         self.last = Some((outcome.clone(), Instant::now()));
         outcome
+    }
+
+    /// The files whose change asks for a reload, if the one that was just reported says so anew.
+    pub fn take_watched(&mut self) -> Option<Vec<PathBuf>> {
+        self.watched.take()
     }
 
     /// How many workers each old generation still has.

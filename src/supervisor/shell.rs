@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use super::reload::Standing;
 use super::reloader::{self, Reloader};
 use super::signals::{self, Hooked, Told};
+use super::watch::Watcher;
 use super::{Action, Doing, End, Ended, Event, Meaning, Pid, Supervisor, child, number, reaper};
 use crate::admin::socket::{Asked, Listener, Serving};
 use crate::admin::{self, Reply, Request};
@@ -43,6 +44,8 @@ pub enum Message {
     Reload(reloader::Told),
     /// A command asks something.
     Asked(Asked),
+    /// Files have changed, which this line of the log names.
+    Changed(String),
 }
 
 /// How messages come in. Opened before the first child is started, so that no signal is lost; they
@@ -71,6 +74,8 @@ pub struct Nginx {
     pub reloader: Reloader,
     /// The socket on which commands come in.
     pub control: Option<PathBuf>,
+    /// Looks at certificates.
+    pub watcher: Watcher,
 }
 
 /// Supervises the child `pid` until the end, and returns the status to end with.
@@ -82,7 +87,10 @@ pub fn run(supervisor: Supervisor, pid: Pid, inbox: Inbox, nginx: Option<Nginx>)
         log::line(Level::Emerg, "signals", &format!("a thread cannot be started: {err}"));
         return Status::Failure;
     }
-    let (reloader, control) = nginx.map_or((None, None), |nginx| (Some(nginx.reloader), nginx.control));
+    let (reloader, control, watcher) = match nginx {
+        Some(nginx) => (Some(nginx.reloader), nginx.control, nginx.watcher),
+        None => (None, None, Watcher::default()),
+    };
     let mut shell = Shell {
         supervisor,
         pid,
@@ -90,6 +98,7 @@ pub fn run(supervisor: Supervisor, pid: Pid, inbox: Inbox, nginx: Option<Nginx>)
         rx,
         reloader,
         control,
+        watcher,
         serving: None,
         waiters: Vec::new(),
         todo: VecDeque::new(),
@@ -97,6 +106,7 @@ pub fn run(supervisor: Supervisor, pid: Pid, inbox: Inbox, nginx: Option<Nginx>)
         first_look: None,
     };
     shell.first_look = shell.reloader.is_some().then(|| Instant::now() + START_PATIENCE);
+    shell.start_watcher();
     loop {
         if let Some(end) = shell.step() {
             return shell.end(end);
@@ -112,6 +122,7 @@ struct Shell {
     reloader: Option<Reloader>,
     /// Opened and served once nginx has started.
     control: Option<PathBuf>,
+    watcher: Watcher,
     serving: Option<Serving>,
     /// Commands that wait for the outcome of the reload with this ticket.
     waiters: Vec<(u64, Asked)>,
@@ -142,6 +153,10 @@ impl Shell {
             }
             Some(Message::Reload(told)) => self.hear(told),
             Some(Message::Asked(asked)) => self.answer(asked),
+            Some(Message::Changed(what)) => {
+                log::line(Level::Notice, "watch", &format!("{what}, reloading"));
+                self.todo.push_back(Event::Reload);
+            }
             None => self.todo.push_back(Event::Deadline),
         }
         while let Some(event) = self.todo.pop_front() {
@@ -310,6 +325,10 @@ impl Shell {
             }
             Action::Report { ticket, live, outcome } => {
                 let outcome = reloader.report(live, outcome);
+                if let Some(files) = reloader.take_watched() {
+                    self.watcher.follow(files);
+                    self.start_watcher();
+                }
                 for (_, asked) in self.waiters.extract_if(.., |(awaited, _)| *awaited <= ticket) {
                     asked.answer(Reply::Outcome(outcome.clone()));
                 }
@@ -321,6 +340,15 @@ impl Shell {
         };
         if let Some(event) = event {
             self.todo.push_front(event);
+        }
+    }
+
+    /// Has files looked at, if there are any.
+    fn start_watcher(&mut self) {
+        let tx = self.tx.clone();
+        if let Err(err) = self.watcher.start(move |what| tx.send(Message::Changed(what)).is_ok()) {
+            let text = format!("changed certificates wait for a HUP: a thread cannot be started: {err}");
+            log::line(Level::Warn, "watch", &text);
         }
     }
 

@@ -5,10 +5,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test that cannot go on fails")]
 #![allow(clippy::disallowed_methods, reason = "the bans are for the program, not for its tests")]
 
+pub mod scripted;
+pub mod tls;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -76,9 +80,15 @@ pub fn side_by_side<T: Send>(items: impl IntoIterator<Item = T>, work: impl Fn(T
     thread::scope(|scope| items.into_iter().for_each(|item| drop(scope.spawn(|| work(item)))));
 }
 
-/// A port of loopback that nobody listens on.
+/// A port of loopback that nobody listens on. None of those that the kernel gives to clients, so that no
+/// connection of another test takes it while nginx is down.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let port = 10_000 + u16::try_from(RandomState::new().build_hasher().finish() % 20_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A server that signs its answers with its name. `/slow?MS` takes its time; `/big` is long.
@@ -95,7 +105,12 @@ pub struct Backend {
 
 impl Backend {
     pub fn start(name: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at(name, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// The same at an address that was another one's, or of a free port where that is 0.
+    pub fn start_at(name: &str, address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let backend = Self {
             name: name.to_owned(),
             address: listener.local_addr().unwrap(),
@@ -159,9 +174,9 @@ fn answer_all(mut stream: TcpStream, name: &str, asked: &AtomicUsize, answered: 
         if target.ends_with("/big") {
             body = "x".repeat(1 << 20);
         }
+        // In one piece: the kernel holds a second one back until the first is acknowledged.
         let head = format!("HTTP/1.1 200 OK\r\nX-Server: {name}\r\nContent-Length: {}\r\n\r\n", body.len());
-        stream.write_all(head.as_bytes()).ok()?;
-        stream.write_all(body.as_bytes()).ok()?;
+        stream.write_all((head + &body).as_bytes()).ok()?;
         answered.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -384,7 +399,8 @@ impl<'a> Nginit<'a> {
     pub fn spawn(site: &'a Site, mut command: Command) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let log = site.path(&format!("log-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-        let file = fs::File::create(&log).unwrap();
+        // nginx opens /dev/stdout anew: only who appends writes over nobody's lines.
+        let file = fs::File::options().create(true).append(true).open(&log).unwrap();
         let in_namespace = command.get_program() == "unshare";
         command.stdout(file.try_clone().unwrap()).stderr(file);
         let child = command.spawn().unwrap();
@@ -395,7 +411,12 @@ impl<'a> Nginit<'a> {
 
     /// What nginit and nginx wrote.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(&self.raw_log()).into_owned()
+    }
+
+    /// The same, byte by byte.
+    pub fn raw_log(&self) -> Vec<u8> {
+        fs::read(&self.log).unwrap_or_default()
     }
 
     /// Waits until nginx answers.
