@@ -18,7 +18,7 @@ steps, all of them by default:
   lint        rustfmt, clippy, rustdoc, shellcheck, the licences and sources of the dependencies
   unit        the test suite with the system's nginx
   newer       the same with Debian forky's nginx, whatever the system's is
-  containers  real containers, on nginx 1.30 and 1.22, compiled in a builder stage and outside
+  containers  real containers, on nginx 1.30 and 1.22, compiled in a builder stage and outside, and every example
   demo        ./setup.sh up in containers and as processes, and the page in a browser
 TEXT
 }
@@ -89,7 +89,7 @@ install() {
   local wanted=() pair
   # program:package
   for pair in nginx:nginx-light mmdebstrap:mmdebstrap tini:tini curl:curl cc:gcc shellcheck:shellcheck ps:procps \
-    unshare:util-linux script:bsdutils python3:python3; do
+    unshare:util-linux script:bsdutils python3:python3 openssl:openssl; do
     have "${pair%%:*}" || [[ -x /usr/sbin/${pair%%:*} ]] || wanted+=("${pair#*:}")
   done
   python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
@@ -123,10 +123,19 @@ documentation() {
   RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items
 }
 
+# venv NAME REQUIREMENTS: a Python of the tests' own, and its path.
+venv() {
+  local dir=$out/$1
+  [[ -x $dir/bin/pip ]] || python3 -m venv "$dir" || return
+  "$dir/bin/pip" install --quiet -r "$2" >&2 || return
+  echo "$dir/bin/python"
+}
+
 # suite NGINX: the whole test suite but the containers, with that nginx.
 suite() {
-  local -x NGINX_BIN=$1 REQUIRE_NGINX=1
+  local -x NGINX_BIN=$1 REQUIRE_NGINX=1 NGINIT_TEST_PYTHON
   "$NGINX_BIN" -v || return
+  NGINIT_TEST_PYTHON=$(venv test-grpc tests/grpc/requirements.txt) || [[ $ci != true ]] || return
   if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --workspace --locked --no-fail-fast && cargo test --workspace --locked --doc
   else
@@ -156,12 +165,17 @@ containers() {
     cargo test --locked --test containers -- --ignored --test-threads=2
 }
 
+# examples BASE: each of examples/, started by Compose; what they show does not hang on nginx's version.
+examples() {
+  NGINIT_TEST_BASE=$1 NGINIT_TEST_BINARY=$PWD/dist/nginit NGINIT_TEST_DYNAMIC=$PWD/dist/dynamic \
+    cargo test --locked --test examples -- --ignored --test-threads=2
+}
+
 # browser URL NAME: the page in a real browser; screenshots go to the build directory.
 browser() {
-  local venv=$out/test-venv
-  [[ -x $venv/bin/pip ]] || python3 -m venv "$venv" || return
-  "$venv/bin/pip" install --quiet -r tests/browser/requirements.txt || return
-  "$venv/bin/python" tests/browser/check.py "$1" --screenshot-dir "$out/screenshots/$2"
+  local python
+  python=$(venv test-venv tests/browser/requirements.txt) || return
+  "$python" tests/browser/check.py "$1" --screenshot-dir "$out/screenshots/$2"
 }
 
 free_port() {
@@ -246,6 +260,7 @@ fi
 if wants containers && engine_answers; then
   step "containers, nginx 1.30" containers nginit-test/nginx:1.30
   step "containers, nginx 1.22" containers nginit-test/nginx:1.22
+  step "examples, nginx 1.30" examples nginit-test/nginx:1.30
 fi
 
 if wants demo; then

@@ -9,7 +9,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,7 +18,9 @@ use std::time::{Duration, Instant};
 #[path = "containers/docker.rs"]
 mod docker;
 
-use docker::{Container, Mounted, Network, PATIENCE, docker, docker_any, eventually, get, images, text, unique};
+use docker::{
+    Container, Mounted, Network, PATIENCE, docker, docker_any, eventually, get, images, official, text, unique,
+};
 
 /// Publishes a port of the container on one of 127.0.0.1 that the engine chooses.
 const ANY_PORT: &str = "127.0.0.1::80";
@@ -432,8 +433,7 @@ fn render_prints_what_a_container_would_serve() {
 fn a_script_that_ends_by_execing_nginx_works_as_the_command() {
     let servers = servers(1, 1);
     let scripts = Mounted::new();
-    let script = scripts.put("entrypoint.sh", "#!/bin/sh\necho \"stand-in: $# words\"\nexec \"$@\"\n");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("our own file");
+    let script = scripts.put_program("entrypoint.sh", "#!/bin/sh\necho \"stand-in: $# words\"\nexec \"$@\"\n");
     let mount = format!("{}:/docker-entrypoint.sh:ro", script.display());
     let proxy = servers.proxy(
         &["-v", &mount, "-p", ANY_PORT],
@@ -473,6 +473,153 @@ fn an_image_of_the_users_own_works_with_the_stock_nginx_conf() {
         proxy.says(&[&format!("{}:8080", servers.apis[0].address())]);
     }
     docker(&["rmi", &image]);
+}
+
+/// A server of a user's own on port 8081, as a template of the official image's.
+const OWN_TEMPLATE: &str = "server { listen 8081; server_name ${APP_NAME}.test; root /usr/share/nginx/html;\n\
+    resolver ${NGINX_LOCAL_RESOLVERS}; location = /own { return 200 \"${APP_NAME} $uri ${APP_SCRIPT}\"; } }\n";
+
+/// The options that mount a template of a user's own and a script that sets a variable for it.
+fn own_template(mounted: &Mounted) -> Vec<String> {
+    let template = mounted.put("own.conf.template", OWN_TEMPLATE);
+    let script = mounted.put_program("05-own.envsh", "export APP_SCRIPT=scripted\n");
+    let options = [
+        format!("{}:/etc/nginx/templates/own.conf.template:ro", template.display()),
+        format!("{}:/docker-entrypoint.d/05-own.envsh:ro", script.display()),
+    ];
+    let variables =
+        ["APP_NAME=shop", "NGINX_ENTRYPOINT_LOCAL_RESOLVERS=1", "uri=not-this", "STATIC_BACKEND=127.0.0.1:8081"];
+    let filter = "NGINX_ENVSUBST_FILTER=^(APP|NGINX)_".to_owned();
+    let variables = variables.map(str::to_owned).into_iter().chain([filter]).flat_map(|v| ["-e".to_owned(), v]);
+    options.into_iter().flat_map(|o| ["-v".to_owned(), o]).chain(variables).collect()
+}
+
+/// Runs the image with a template of a user's own: both servers serve, a reload works, and so does check.
+fn serves_beside_a_template(image: &str, inside: u16, options: &[&str]) -> (Container, Mounted) {
+    let mounted = Mounted::new();
+    let published = format!("127.0.0.1::{inside}");
+    let own = own_template(&mounted);
+    let mut line = vec!["-p", published.as_str(), "-p", "127.0.0.1::8081"];
+    line.extend(options.iter().copied().chain(own.iter().map(String::as_str)).chain([image]));
+    let container = Container::run("official", &line);
+    let (port, own) = (container.port(inside), container.port(8081));
+    assert_eq!(container.answers(own, "/own").body, "shop /own scripted");
+    assert_eq!(container.answers(port, "/own").body, "shop /own scripted", "through nginit's server");
+    assert_eq!(container.answers(port, "/").body, "stock page\n", "static files of a server of the user's own");
+    container.says(&["generation 1 answers"]);
+    let nginit = |arguments: &[&str]| docker(&[&["exec", &container.name, "nginit"], arguments].concat());
+    assert!(nginit(&["check"]).contains("accepts the configuration"));
+    nginit(&["healthcheck"]);
+    container.signal("HUP");
+    container.says(&["asks for a reload"]);
+    container.answers(port, "/own");
+    let log = container.log();
+    assert!(!log.contains("nginit error") && !log.contains("nginit warn"), "{log}");
+    (container, mounted)
+}
+
+#[test]
+#[ignore = "needs a Docker engine; run by ./setup.sh test"]
+fn the_official_entrypoints_scripts_and_templates_work_beside_ours() {
+    let tune = ["-e", "NGINX_ENTRYPOINT_WORKER_PROCESSES_AUTOTUNE=1"];
+    let (container, _mounted) = serves_beside_a_template(&official("own"), 80, &tune);
+    container.says(&[
+        "entrypoint: is done",
+        "default.conf is not the stock one",
+        "kept as /etc/nginx/conf.d/.nginit/kept/",
+    ]);
+    let stock =
+        container.sh("cmp /etc/nginx/conf.d/.nginit/kept/default.conf /usr/share/stock-default.conf && echo same");
+    assert_eq!(stock, "same", "the file that nginit's replaces is not lost");
+    assert!(container.sh("cat /etc/nginx/conf.d/own.conf").contains("shop.test"));
+    assert!(container.sh("grep ^worker_processes /etc/nginx/nginx.conf") != "worker_processes  auto;");
+    let wait = || docker(&["exec", &container.name, "nginit", "reload", "--wait"]);
+    assert!(wait().contains("generation"));
+    docker(&["restart", &container.name]);
+    let port = container.port(80);
+    assert_eq!(container.answers(port, "/own").body, "shop /own scripted", "after a restart, too");
+    docker(&["stop", &container.name]);
+    assert_eq!(container.status(), 0);
+}
+
+#[test]
+#[ignore = "needs a Docker engine; run by ./setup.sh test"]
+fn the_official_entrypoint_works_on_a_read_only_root() {
+    let memory = ["--read-only", "--tmpfs", "/etc/nginx/conf.d", "--tmpfs", "/run", "--tmpfs", "/var/lib/nginx"];
+    let tune = ["-e", "NGINX_ENTRYPOINT_WORKER_PROCESSES_AUTOTUNE=1"];
+    let (container, _mounted) = serves_beside_a_template(&official("own"), 80, &[&memory[..], &tune].concat());
+    container.says(&["30-tune: ERROR: /etc/nginx/nginx.conf cannot be written"]);
+}
+
+#[test]
+#[ignore = "needs a Docker engine; run by ./setup.sh test"]
+fn the_official_entrypoint_works_without_root() {
+    let options = ["--cap-drop", "ALL", "-e", "NGINIT_LISTEN=8080", "-e", "NGINIT_CONTROL=/tmp/nginit.sock"];
+    let (container, _mounted) = serves_beside_a_template(&official("unprivileged"), 8080, &options);
+    assert_eq!(container.sh("id -u"), "101");
+    docker(&["exec", &container.name, "nginit", "reload", "--wait"]);
+}
+
+#[test]
+#[ignore = "needs a Docker engine; run by ./setup.sh test"]
+fn nginx_debug_and_a_quiet_entrypoint_work() {
+    let command = ["/docker-entrypoint.sh", "nginx-debug", "-g", "daemon off;"];
+    let image = official("own");
+    let line = ["-e", "NGINX_ENTRYPOINT_QUIET_LOGS=1", "-e", "STATIC_BACKEND=192.0.2.1", "-p", ANY_PORT, &image];
+    let container = Container::run("debug", &[&line[..], &command].concat());
+    container.answers(container.port(80), "/nginit/ping");
+    container.says(&["generation 1 answers"]);
+    assert!(
+        container.sh("tr '\\0' ' ' </proc/[0-9]*/cmdline 2>/dev/null; cat /proc/*/cmdline").contains("nginx-debug")
+    );
+    assert!(!container.log().contains("entrypoint:"), "{}", container.log());
+}
+
+#[test]
+#[ignore = "needs a Docker engine; run by ./setup.sh test"]
+fn a_dynamic_module_and_a_template_for_it_work() {
+    let mounted = Mounted::new();
+    mounted.put("tcp.conf.stream-template", "server { listen 9000; return \"HTTP/1.1 200 OK\\r\\n\\r\\n${WORD}\"; }");
+    let image = official("module");
+    let mount = mounted.at("/etc/nginx/templates");
+    let line = ["-e", "WORD=streamed", "-v", &mount, "-p", ANY_PORT, "-p", "127.0.0.1::9000", &image];
+    let container = Container::run("module", &line);
+    container.answers(container.port(80), "/nginit/ping");
+    let streamed = || eventually("stream answers", || get(container.port(9000), "/").ok()).body;
+    assert_eq!(streamed(), "streamed");
+    container.says(&["generation 1 answers"]);
+    // Young files are a reason to reload, so this one tests and reloads what has the module.
+    container.sh("echo '# changed' >>/etc/nginx/nginx.conf");
+    let reloaded = docker(&["exec", &container.name, "nginit", "reload", "--wait"]);
+    assert!(reloaded.starts_with("generation 2 is live"), "{reloaded}");
+    assert_eq!(streamed(), "streamed");
+    assert!(docker(&["exec", &container.name, "nginit", "check"]).contains("accepts the configuration"));
+}
+
+#[test]
+#[ignore = "needs a Docker engine; run by ./setup.sh test"]
+fn a_template_that_overwrites_nginits_file_is_told_of() {
+    let mounted = Mounted::new();
+    mounted.put("default.conf.template", "server { listen 80; location / { return 200 ${WORD}; } }");
+    let image = official("own");
+    let line = ["-e", "WORD=templated", "-v", &mounted.at("/etc/nginx/templates"), "-p", ANY_PORT, &image];
+    let container = Container::run("overwritten", &line);
+    assert_eq!(container.answers(container.port(80), "/").body, "templated");
+    container.says(&[
+        "nginit error reload: /etc/nginx/conf.d/default.conf is not nginit's any more",
+        "a template default.conf.template; give that another name",
+    ]);
+}
+
+#[test]
+#[ignore = "needs a Docker engine; run by ./setup.sh test"]
+fn a_file_that_is_mounted_where_nginits_belongs_is_refused_with_the_remedy() {
+    let mounted = Mounted::new();
+    let file = mounted.put("default.conf", "server { listen 80; }\n");
+    let mount = format!("{}:/etc/nginx/conf.d/default.conf:ro", file.display());
+    let (status, output) = run_to_end(&["-v", &mount, &official("own")]);
+    assert_eq!(status, 78, "{output}");
+    assert!(output.contains("is a mount of its own") && output.contains("mount it under another name"), "{output}");
 }
 
 /// `docker run -it` inside a terminal of its own; what is typed goes in, what appears is kept.

@@ -7,10 +7,11 @@
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -119,6 +120,34 @@ pub fn images() -> &'static Images {
         build("dynamic/Dockerfile", &images.api, "dynamic/program", &[]);
         images
     })
+}
+
+/// An image on a stand-in for the official one, on the base under test: a stage of `official/Dockerfile`. The
+/// machine's network, because one of them asks Debian for a package.
+pub fn official(stage: &str) -> String {
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let Images { nginit, base, .. } = images();
+    let tag = format!("{}-{stage}", nginit.replace("/nginit:", "/official:"));
+    let context = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/containers/official").display().to_string();
+    let arguments = [format!("BASE={base}"), format!("NGINIT={nginit}")];
+    let _one = BUILDING.lock().expect("no holder panics");
+    let [base, nginit] = &arguments;
+    docker(&[
+        "build",
+        "-q",
+        "--network",
+        "host",
+        "--build-arg",
+        base,
+        "--build-arg",
+        nginit,
+        "--target",
+        stage,
+        "-t",
+        &tag,
+        &context,
+    ]);
+    tag
 }
 
 /// The repository's Dockerfiles and what they copy, with the programs beside them.
@@ -318,6 +347,13 @@ impl Mounted {
         let staged = self.dir.path().join(format!(".{name}"));
         fs::write(&staged, content).expect("a file in a temporary directory");
         fs::rename(&staged, &place).expect("a rename in one directory");
+        place
+    }
+
+    /// The same with a file that can be executed.
+    pub fn put_program(&self, name: &str, content: &str) -> PathBuf {
+        let place = self.put(name, content);
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).expect("our own file");
         place
     }
 

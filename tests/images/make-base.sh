@@ -3,7 +3,7 @@
 #
 #   nginx-1.30   an executable: Debian forky's nginx, run on this machine by its own loader
 #   nginx-1.22   the image nginit-test/nginx:1.22, Debian bookworm's nginx
-#   image-1.30   the image nginit-test/nginx:1.30, Debian forky's nginx
+#   image-1.30   the image nginit-test/nginx:1.30, Debian forky's nginx with its stream module, and fcgiwrap
 #   builder      the image nginit-test/rust:debian, Debian forky's cargo and rustc
 #
 # usage: tests/images/make-base.sh [--dir DIR] [WHAT...]      (default: all of them)
@@ -64,15 +64,18 @@ image() {
   echo "$tag"
 }
 
+# Both come out of one root file system; the stream module and fcgiwrap are for the examples.
+forky=(forky-more forky "nginx-light,libnginx-mod-stream,fcgiwrap,openssl,ca-certificates")
+
 for thing in "${what[@]}"; do
   case $thing in
     nginx-1.30)
-      rootfs forky-nginx forky nginx-light,ca-certificates
-      root=$dir/forky-nginx
-      if [[ ! -d $root || $dir/forky-nginx.tar -nt $root ]]; then
+      rootfs "${forky[@]}"
+      root=$dir/forky-more
+      if [[ ! -d $root || $root.tar -nt $root ]]; then
         rm -rf "$root" "$root.part"
         mkdir "$root.part"
-        tar -x -f "$dir/forky-nginx.tar" -C "$root.part" --exclude='./dev/*'
+        tar -x -f "$root.tar" -C "$root.part" --exclude='./dev/*'
         touch "$root.part"
         mv "$root.part" "$root"
       fi
@@ -93,8 +96,8 @@ WRAPPER
       echo "nginx-1.22=$(image bookworm-nginx nginit-test/nginx:1.22)"
       ;;
     image-1.30)
-      rootfs forky-nginx forky nginx-light,ca-certificates
-      echo "image-1.30=$(image forky-nginx nginit-test/nginx:1.30)"
+      rootfs "${forky[@]}"
+      echo "image-1.30=$(image forky-more nginit-test/nginx:1.30)"
       ;;
     builder)
       rootfs forky-rust forky cargo,rustc,gcc,libc6-dev,ca-certificates
