@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nginit::nginx::command::{CommandLine, Needs};
@@ -23,6 +23,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// and then the answer itself is waited for, so this is no part of what is measured.
 const PAUSE: Duration = Duration::from_micros(20);
 
+/// The core of who asks, where things run on cores of their own.
+pub const ASKERS_CORE: usize = 1;
+
 /// Where things run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cores {
@@ -30,11 +33,14 @@ pub enum Cores {
     All,
     /// Everything that is started on one core, as in a container with one; who asks, on another.
     One,
+    /// Everything that is started on this one.
+    Numbered(usize),
 }
 
 impl Cores {
     fn place(self, core: usize) {
-        if self == Self::One {
+        if self != Self::All {
+            let core = if let Self::Numbered(own) = self { own } else { core };
             let mut cores = rustix::thread::CpuSet::new();
             cores.set(core);
             let _ = rustix::thread::sched_setaffinity(None, &cores);
@@ -52,13 +58,20 @@ pub fn runs() -> Option<usize> {
         match arg.as_str() {
             "--bench" => is_bench = true,
             "--runs" => runs = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0)?,
+            "--seconds" => drop(args.next().and_then(|n| n.parse::<u32>().ok()).filter(|n| *n > 0)?),
             _ => {
-                eprintln!("usage: cargo bench [--bench start|memory|render|reload] [-- --runs N]");
+                eprintln!("usage: cargo bench [--bench start|memory|render|reload|proxy] [-- --runs N --seconds S]");
                 return None;
             }
         }
     }
     is_bench.then_some(runs)
+}
+
+/// How long each measurement of load takes, where [`runs`] found the command line right.
+pub fn seconds() -> u32 {
+    let given = std::env::args().skip_while(|arg| arg != "--seconds").nth(1);
+    given.and_then(|n| n.parse().ok()).unwrap_or(2)
 }
 
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
@@ -234,13 +247,21 @@ impl Site {
 
     /// Starts `argv`, waits until nginx answers, and says how long that took from before the fork.
     pub fn start(&self, argv: &[OsString]) -> Outcome<(Running, Duration)> {
+        self.start_with(argv, Stdio::null())
+    }
+
+    /// The same with an output that goes somewhere.
+    pub fn start_with(&self, argv: &[OsString], stdout: Stdio) -> Outcome<(Running, Duration)> {
         let (program, args) = argv.split_first().ok_or("no command")?;
         let mut command = self.command(Path::new(program), args);
+        command.stdout(stdout);
         command.stderr(File::create(self.dir.join("stderr"))?);
         self.cores.place(0);
         let begin = Instant::now();
         let child = command.spawn()?;
-        self.cores.place(1);
+        if self.cores != Cores::All {
+            Cores::One.place(ASKERS_CORE);
+        }
         let mut running = Running { child, pid_file: self.dir.join("nginx.pid") };
         match answer(self.address, begin, &mut running.child) {
             Ok(()) => Ok((running, begin.elapsed())),
@@ -322,6 +343,11 @@ pub struct Running {
 impl Running {
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The output, where it was started with a pipe, once.
+    pub fn stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
     }
 
     pub fn signal(&self, signal: Signal) {
