@@ -234,6 +234,7 @@ step "what the tests need is installed" install
 if wants lint; then
   step "rustfmt" cargo fmt --all --check
   step "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
+  step "fuzz targets compile" cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir "$out/fuzz"
   step "rustdoc" documentation
   step "shellcheck" shell_files
   step "licences and sources of the dependencies" python3 tests/licences.py

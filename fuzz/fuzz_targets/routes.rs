@@ -5,7 +5,7 @@
 
 #![no_main]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
@@ -47,7 +47,11 @@ fuzz_target!(|data: &[u8]| {
         env: &BTreeMap::new(),
         nginx: Version(1, 30, 6),
         ipv6: true,
+        ca_bundle: None,
         generation: 1,
+        error_pages: &BTreeSet::new(),
+        clients: None,
+        one_worker: false,
     })
     .expect("the built-in templates render");
     for line in files["default.conf"].lines() {
