@@ -92,6 +92,14 @@ pub struct Input<'a> {
     pub one_worker: bool,
 }
 
+impl Input<'_> {
+    /// Whether nginx is to tell of the clients of any upstream.
+    pub fn is_tapped(&self) -> bool {
+        let peers = |name| self.peers.get(name).map_or(&[][..], Vec::as_slice);
+        self.settings.upstreams.iter().any(|(name, upstream)| !tap(upstream, peers(name), self.clients).is_empty())
+    }
+}
+
 /// A template that could not be rendered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RenderError {
@@ -211,10 +219,6 @@ fn context_of(input: Input<'_>) -> Value {
             }
         })
         .collect();
-    let tapped = settings.upstreams.iter().any(|(name, upstream)| {
-        let peers = input.peers.get(name).map_or(&[][..], Vec::as_slice);
-        !tap(upstream, peers, input.clients).is_empty()
-    });
     let error_pages: Vec<u16> = input.error_pages.iter().copied().filter(|status| can_have_page(*status)).collect();
     context! {
         upstreams => upstreams.values().cloned().collect::<Vec<_>>(),
@@ -231,7 +235,7 @@ fn context_of(input: Input<'_>) -> Value {
         },
         protocols => listeners::protocols(settings, input.ca_bundle),
         error_pages,
-        tapped,
+        tapped => input.is_tapped(),
         env => Value::from(Serde(input.env)),
         nginx => context! {
             version => input.nginx.to_string(),
@@ -251,14 +255,11 @@ pub fn can_have_page(status: u16) -> bool {
     (400..600).contains(&status) && ![418, 444, 499].contains(&status)
 }
 
-/// Whether somebody has to look at whose addresses choose the servers of an upstream.
-pub fn is_tapped(upstream: &Upstream, peers: &[Peer]) -> bool {
-    upstream.balance == Balance::IpHash && peers.iter().filter(|peer| !peer.gone).count() > 1
-}
-
-/// Where nginx tells of the clients of an upstream; empty where it does not.
+/// Where nginx tells of the clients of an upstream, whose addresses choose among its servers; empty
+/// where they do not.
 fn tap<'a>(upstream: &Upstream, peers: &[Peer], clients: Option<&'a str>) -> &'a str {
-    clients.filter(|_| is_tapped(upstream, peers)).unwrap_or_default()
+    let chooses = upstream.balance == Balance::IpHash && peers.iter().filter(|peer| !peer.gone).count() > 1;
+    clients.filter(|_| chooses).unwrap_or_default()
 }
 
 /// The fields of a server in templates. A peer is an object rather than a map, because there can be

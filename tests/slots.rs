@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 
 use rustix::net::{AddressFamily, SocketType, bind, connect, ipproto, socket};
 use rustix::process::Signal;
-use support::{Backend, Nginit, PATIENCE, Site, children, eventually};
+use support::{Backend, Nginit, PATIENCE, Site, eventually};
 
 /// What ip_hash looks at of an IPv4 address is its first three octets.
 const CLIENTS: u16 = 300;
@@ -48,18 +48,6 @@ fn list<'a>(backends: impl IntoIterator<Item = &'a Backend>) -> String {
     backends.into_iter().map(|backend| backend.entry() + "\n").collect()
 }
 
-/// Makes `text` the list, reloads, and waits until no worker of before is left.
-fn reload(site: &Site, nginit: &Nginit<'_>, text: &str) {
-    let master = nginit.master();
-    let old = eventually("two workers", || Some(children(master)).filter(|workers| workers.len() == 2));
-    site.write("list", text);
-    nginit.reload();
-    eventually("new workers alone", || {
-        let now = children(master);
-        (now.len() == 2 && now.iter().all(|pid| !old.contains(pid))).then_some(())
-    });
-}
-
 fn stop(nginit: &Nginit<'_>) {
     nginit.signal(Signal::QUIT);
     assert_eq!(nginit.code(), 0, "{}", nginit.report());
@@ -81,17 +69,17 @@ fn removing_one_of_ten_moves_its_own_clients_alone_and_it_comes_back_to_its_slot
     assert!(ten.iter().all(|backend| of(&backend.name) > 10), "every server has clients: {first:?}");
 
     let without = |gone: usize| ten.iter().enumerate().filter(move |(n, _)| *n != gone).map(|(_, backend)| backend);
-    reload(&site, &nginit, &list(without(3)));
+    nginit.reload_list(&list(without(3)));
     let line = format!("    server {} down; # gone, keeps its slot\n", ten[3].entry());
     assert!(site.conf_d()["default.conf"].contains(&line), "{}", nginit.report());
     assert!(nginit.log().contains("upstreams=1 servers=9 "), "who is gone does not count\n{}", nginit.log());
     let removed = mapping(&site);
     assert_eq!(moved(&first, &removed), (of("server-3"), BTreeSet::from(["server-3".to_owned()])));
 
-    reload(&site, &nginit, &list(ten.iter().rev()));
+    nginit.reload_list(&list(ten.iter().rev()));
     assert_eq!(mapping(&site), first, "it is back, at the other end of the list\n{}", nginit.report());
 
-    reload(&site, &nginit, &list([&newcomer].into_iter().chain(without(7))));
+    nginit.reload_list(&list([&newcomer].into_iter().chain(without(7))));
     let replaced: Mapping =
         first.iter().map(|(c, s)| (*c, if s == "server-7" { "newcomer".to_owned() } else { s.clone() })).collect();
     assert_eq!(mapping(&site), replaced, "a newcomer takes over\n{}", nginit.report());
@@ -105,7 +93,7 @@ fn half_of_the_servers_may_go_and_each_client_still_has_one_server() {
     site.set_list(&list(&ten));
     let nginit = site.start();
     let first = mapping(&site);
-    reload(&site, &nginit, &list(ten.iter().step_by(2)));
+    nginit.reload_list(&list(ten.iter().step_by(2)));
     let half = mapping(&site);
     let gone: BTreeSet<String> = ten.iter().skip(1).step_by(2).map(|backend| backend.name.clone()).collect();
     assert_eq!(moved(&first, &half).1, gone, "{}", nginit.report());
@@ -120,7 +108,7 @@ fn a_restart_keeps_the_slots() {
     site.set_list(&list(&ten));
     let nginit = site.start();
     let first = mapping(&site);
-    reload(&site, &nginit, &list(&ten[1..]));
+    nginit.reload_list(&list(&ten[1..]));
     let removed = mapping(&site);
     stop(&nginit);
 
@@ -175,7 +163,7 @@ fn without_ip_hash_there_is_no_state_file() {
     site.set_list(&list([&a, &b]));
     site.set("STATIC_BALANCE", "round_robin");
     let nginit = site.start();
-    reload(&site, &nginit, &list([&a]));
+    nginit.reload_list(&list([&a]));
     stop(&nginit);
     assert!(state(&site).is_empty(), "{:?}", state(&site));
     assert!(!site.conf_d()["default.conf"].contains("gone"), "{}", nginit.report());

@@ -13,7 +13,7 @@ use std::os::unix::net::UnixListener;
 use std::thread;
 
 use rustix::process::Signal;
-use support::{Answer, Backend, Nginit, PATIENCE, Site, children, eventually, get, request};
+use support::{Answer, Backend, PATIENCE, Site, eventually, get, request};
 
 /// Enough for every server to have a hundred.
 const CLIENTS: usize = 1_000;
@@ -97,18 +97,6 @@ fn list<'a>(backends: impl IntoIterator<Item = &'a Backend>) -> String {
     backends.into_iter().map(|backend| backend.entry() + ";fail_timeout=1s\n").collect()
 }
 
-/// Makes `text` the list, reloads, and waits until no worker of before is left.
-fn reload(site: &Site, nginit: &Nginit<'_>, text: &str) {
-    let master = nginit.master();
-    let old = eventually("two workers", || Some(children(master)).filter(|workers| workers.len() == 2));
-    site.write("list", text);
-    nginit.reload();
-    eventually("new workers alone", || {
-        let now = children(master);
-        (now.len() == 2 && now.iter().all(|pid| !old.contains(pid))).then_some(())
-    });
-}
-
 fn count(clients: &[Client]) -> BTreeMap<&str, usize> {
     let mut counts = BTreeMap::new();
     clients.iter().for_each(|client| *counts.entry(client.server.as_str()).or_default() += 1);
@@ -188,17 +176,17 @@ fn a_thousand_clients(sticky: &str) {
 
     // Drained, then removed, then both are back.
     let drained = list(&backends).replacen(";fail", ";drain;fail", 1);
-    reload(&site, &nginit, &drained);
+    nginit.reload_list(&drained);
     moves_only_those_of("server-0", &site, &mut clients, !native, &nginit.report());
-    reload(&site, &nginit, &list(&backends[..7]));
+    nginit.reload_list(&list(&backends[..7]));
     assert_eq!(count(&clients).get("server-0"), None);
     moves_only_those_of("server-7", &site, &mut clients, !native, &nginit.report());
-    reload(&site, &nginit, &list(&backends));
+    nginit.reload_list(&list(&backends));
     stays(&site, &mut clients, !native, &nginit.report());
 
     // Added, first in the list, and others in another order.
     backends.push(Backend::start("newcomer"));
-    reload(&site, &nginit, &list(backends.iter().rev()));
+    nginit.reload_list(&list(backends.iter().rev()));
     stays(&site, &mut clients, !native, &nginit.report());
     let mut more = vec![Client::default(); CLIENTS / 10];
     round(&site, &mut more);
@@ -209,7 +197,7 @@ fn a_thousand_clients(sticky: &str) {
     let replaced = kill(backends.remove(1));
     let gone = backends.split_off(4);
     backends.push(Backend::start("successor"));
-    reload(&site, &nginit, &list(&backends));
+    nginit.reload_list(&list(&backends));
     let names: BTreeSet<&str> = gone.iter().map(|backend| backend.name.as_str()).chain(["server-1"]).collect();
     let second = round(&site, &mut clients);
     assert!(second.left().is_subset(&names), "{:?} {:?}\n{}", second.left(), names, nginit.report());
@@ -373,13 +361,13 @@ fn one_server_nobody_and_a_thousand() {
     assert_eq!(round(&site, &mut clients).set.len(), 3);
     stays(&site, &mut clients, true, &nginit.report());
 
-    reload(&site, &nginit, "");
+    nginit.reload_list("");
     let answer = get(site.port, "/").unwrap();
     assert_eq!((answer.status, answer.header("Set-Cookie")), (503, None), "{}", nginit.report());
 
     let many: String = (0..1_000).map(|n| format!("127.1.{}.{}:1;down\n", n >> 8, n & 255)).collect();
-    reload(&site, &nginit, &format!("{many}{}", list([&only])));
+    nginit.reload_list(&format!("{many}{}", list([&only])));
     stays(&site, &mut clients, true, &nginit.report());
-    reload(&site, &nginit, &(many.replace(";down", ";weight=100") + &list([&only])));
+    nginit.reload_list(&(many.replace(";down", ";weight=100") + &list([&only])));
     stays(&site, &mut clients, true, &nginit.report());
 }

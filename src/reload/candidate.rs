@@ -225,11 +225,7 @@ pub fn render(
         clients: nginx.clients.as_deref().and_then(Path::to_str),
         one_worker: nginx.one_worker,
     };
-    let tapped = input.clients.is_some()
-        && settings
-            .upstreams
-            .iter()
-            .any(|(name, upstream)| peers.get(name).is_some_and(|peers| render::is_tapped(upstream, peers)));
+    let tapped = input.is_tapped();
     let files = render::render(input).map_err(|err| refuse(err.to_string()))?;
     let templates = !sources.is_empty();
     Ok(Candidate { settings, resolved, slots, upstreams, templates, tapped, files, notes })

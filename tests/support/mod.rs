@@ -464,6 +464,18 @@ impl<'a> Nginit<'a> {
         assert!(done.is_some(), "the reload came to nothing\n{}", self.report());
     }
 
+    /// Makes `text` the list, reloads, and waits until no worker of before is left; there are two.
+    pub fn reload_list(&self, text: &str) {
+        let old = self.workers(2);
+        self.site.write("list", text);
+        self.reload();
+        let master = self.master();
+        eventually("new workers alone", || {
+            let now = children(master);
+            (now.len() == 2 && now.iter().all(|pid| !old.contains(pid))).then_some(())
+        });
+    }
+
     /// What `nginit status` tells.
     pub fn status(&self) -> nginit::admin::Status {
         let path = self.site.env.get(OsStr::new("NGINIT_CONTROL")).unwrap();
