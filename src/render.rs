@@ -21,6 +21,7 @@ use minijinja::value::{Enumerator, Object, Serde};
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value, context};
 
 use crate::nginx::facts::Version;
+use crate::ordered::InOrder;
 use crate::peers::{Peer, Peers};
 use crate::render::locations::Location;
 use crate::render::quote::Written;
@@ -130,7 +131,7 @@ impl std::error::Error for RenderError {}
 /// # Errors
 /// The first template that does not parse or render, with its line.
 pub fn render(input: Input<'_>) -> Result<Files, RenderError> {
-    let mut sources: BTreeMap<&str, &str> = BUILT_IN.iter().copied().collect();
+    let mut sources = BUILT_IN.iter().copied().into_map();
     sources.extend(input.sources.iter().map(|(name, text)| (name.as_str(), text.as_str())));
 
     let mut env = Environment::new();
@@ -200,13 +201,13 @@ fn context_of(input: Input<'_>) -> Value {
             let peers = input.peers.get(name).map_or(&[][..], Vec::as_slice);
             (name, upstream_value(number, name, upstream, peers, input))
         })
-        .collect();
+        .into_map();
     let servers: Vec<Value> = locations::sites(&settings.upstreams)
         .into_iter()
         .map(|site| {
             let locations = site.locations.iter().map(|location| location_value(location, &upstreams));
             let host = site.host.map_or("", HostName::as_str);
-            let targeted: BTreeSet<&Name> = site.targets().map(|target| target.upstream).collect();
+            let targeted = site.targets().map(|target| target.upstream).into_set();
             let does = |is: fn(&Rewrite) -> bool| site.targets().any(|target| is(target.rewrite));
             context! {
                 host,

@@ -5,7 +5,9 @@
 //! reads that), and [`parse`] turns the texts into their useful form, collecting every fault of
 //! every variable. Variables of other programs are never looked at.
 
+mod admin;
 pub mod balance;
+pub mod env_file;
 pub mod error;
 pub mod listen;
 mod misfits;
@@ -13,21 +15,26 @@ pub mod own;
 pub mod passing;
 pub mod protocol;
 pub mod real_ip;
+pub mod resolve;
 pub mod rewrite;
 pub mod routes;
 pub mod rules;
+pub mod serf;
 pub mod servers;
+mod sidecars;
 pub mod sticky;
 pub mod tls;
 mod upstreams;
 pub mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::log::{Format, Level};
+use crate::ordered::InOrder;
 use crate::upstream::{AccessLog, Listen, Name, Upstreams};
 use error::{Fault, SettingsError, SettingsErrors, fault};
 pub use misfits::{advice, misfits};
@@ -99,8 +106,32 @@ pub struct Settings {
     pub tls: Option<Tls>,
     /// Proxies in front of nginx.
     pub real_ip: Option<RealIp>,
-    /// Whether changes of certificates are followed.
+    /// Whether changes of files are followed.
     pub watch: bool,
+    /// Where nginit answers over TCP, if anywhere.
+    pub admin: Option<Admin>,
+    /// The file that keeps what was ordered and announced over a restart.
+    pub state: Option<PathBuf>,
+    /// The file of variables that win over those of the environment.
+    pub env_file: Option<PathBuf>,
+    /// Programs that are kept running beside nginx: their arguments, never empty.
+    pub sidecars: BTreeMap<Name, Vec<String>>,
+}
+
+/// Where nginit answers over TCP, and to whom.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What whoever wants to change something has to know; nothing lets nobody.
+    pub token: Option<String>,
+}
+
+/// Without the token, which belongs into no log.
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 /// What a start does with a bad configuration.
@@ -232,7 +263,9 @@ fn classify_misspelt(name: &str, base: &str, all: &BTreeSet<&str>) -> Class {
 }
 
 fn classify_own(name: &str) -> Class {
-    let is_real = |name: &str| table::NGINIT.iter().any(|v| v.name == name);
+    let is_sidecar = |name: &str| name.strip_prefix(table::SIDECAR).is_some_and(|name| Name::new(name).is_some());
+    let is_real =
+        |name: &str| table::NGINIT.iter().any(|v| v.name == name) || is_sidecar(name) && !name.ends_with("_FILE");
     if is_real(name) {
         return Class::Ours { canonical: name.to_owned(), in_file: false };
     }
@@ -275,13 +308,14 @@ impl Findings {
         text: &str,
         parsed: Result<T, E>,
     ) -> Option<T> {
-        parsed
-            .map_err(|fault| {
-                let (reason, remedy) = fault.into();
-                let variable = as_set(vars, canonical);
-                self.errors.push(SettingsError::new(variable, Some(text), reason, remedy));
-            })
-            .ok()
+        parsed.map_err(|fault| self.refuse(vars, canonical, text, fault.into())).ok()
+    }
+
+    /// A fault of the variable that was set for `canonical`. Apart from [`Findings::check`], of which there is
+    /// one for each kind of value.
+    #[inline(never)]
+    fn refuse(&mut self, vars: &Vars, canonical: &str, text: &str, (reason, remedy): Fault) {
+        self.errors.push(SettingsError::new(as_set(vars, canonical), Some(text), reason, remedy));
     }
 }
 
@@ -320,7 +354,7 @@ fn with_quotes_named(errors: Vec<SettingsError>, vars: &Vars) -> Vec<SettingsErr
     // A rule may have them.
     let is_rule = |name: &str, text: &str| name.ends_with("_ROUTE") && rules::parse(text).is_some();
     let quoted = vars.iter().filter(|(name, given)| is_quoted(&given.value) && !is_rule(name, &given.value));
-    let quoted: BTreeSet<&str> = quoted.map(|(_, given)| given.variable.as_str()).collect();
+    let quoted = quoted.map(|(_, given)| given.variable.as_str()).into_set();
     let mut named = BTreeSet::new();
     let name = |error: SettingsError| {
         let Some(variable) = quoted.get(error.variable.as_str()) else { return Some(error) };
@@ -500,8 +534,9 @@ mod tests {
     fn every_variable_of_the_table_is_read() {
         for v in table::NGINIT {
             let set = vars(&[(v.name, "\u{1}")]);
-            let refused = parse(&set).map_or_else(|e| e.to_string().contains(v.name), |(s, _)| s.nginx.is_some());
-            assert!(refused, "{} is not read", v.name);
+            let is_set = |s: Settings| s.nginx.is_some() || !s.sidecars.is_empty();
+            let read = parse(&set).map_or_else(|e| e.to_string().contains(v.name), |(s, _)| is_set(s));
+            assert!(read, "{} is not read", v.name);
         }
         for v in table::UPSTREAM {
             let name = v.name.replacen("NAME", "STATIC", 1);

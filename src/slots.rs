@@ -18,6 +18,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU16;
 
+use crate::ordered::InOrder;
 use crate::peers::{Peer, PeerAddress, Peers};
 use crate::upstream::{Balance, Name, Params, Upstreams};
 
@@ -93,7 +94,7 @@ fn number(remembered: &[Slot], peers: Vec<Peer>) -> (Vec<Peer>, Vec<Slot>) {
 
 /// Every peer in its slot or a new one, and placeholders in the others.
 fn seat(remembered: &[Slot], peers: Vec<Peer>) -> Vec<Peer> {
-    let own: BTreeMap<&PeerAddress, usize> = remembered.iter().enumerate().map(|(at, s)| (&s.address, at)).collect();
+    let own = remembered.iter().enumerate().map(|(at, s)| (&s.address, at)).into_map();
     let mut placed: Vec<Peer> = remembered.iter().map(Slot::placeholder).collect();
     let mut newcomers = Vec::new();
     for peer in peers {
@@ -249,12 +250,8 @@ mod tests {
         let name = |text: &str| Name::new(text).unwrap();
         let upstream = |balance: Balance| Upstream {
             servers: vec![Server { address: Address::Unix("/a".into()), params: Params::default() }],
-            routes: Vec::new(),
             balance,
-            passing: Default::default(),
-            sticky: None,
-            protocol: Default::default(),
-            variable: String::new(),
+            ..Upstream::sample()
         };
         let upstreams = Upstreams::from([
             (name("A"), upstream(Balance::IpHash)),

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use serde::Serialize;
 use sticky::Cookie;
@@ -65,8 +66,33 @@ pub struct Upstream {
     pub sticky: Option<Cookie>,
     /// What nginx speaks to them.
     pub protocol: Protocol,
+    /// The port of servers that name none.
+    pub port: NonZeroU16,
+    /// How often host names are looked up; nothing goes by what DNS says.
+    pub resolve: Option<Duration>,
+    /// The `role` tag of Serf's members that are servers of it.
+    pub serf_role: String,
     /// The variable that the servers came from, as the operator set it (`STATIC_BACKEND_FILE`).
     pub variable: String,
+}
+
+#[cfg(test)]
+impl Upstream {
+    /// One of which only a part matters.
+    pub(crate) fn sample() -> Self {
+        Self {
+            servers: Vec::new(),
+            routes: Vec::new(),
+            balance: Balance::RoundRobin,
+            passing: Passing::default(),
+            sticky: None,
+            protocol: Protocol::default(),
+            port: const { NonZeroU16::new(80).unwrap() },
+            resolve: None,
+            serf_role: String::new(),
+            variable: String::new(),
+        }
+    }
 }
 
 /// One entry of a server list.
@@ -157,6 +183,14 @@ pub struct Params {
 }
 
 impl Params {
+    /// As an entry of a list has them, each behind a `;`, without the first one.
+    pub fn to_list(self) -> String {
+        let drain = self.drain && !self.down;
+        let nginx = Self { drain: false, ..self }.to_nginx();
+        let words = nginx.split_ascii_whitespace().chain(drain.then_some("drain"));
+        words.collect::<Vec<_>>().join(";")
+    }
+
     /// As nginx writes them after a server's address, each with a blank before it. `drain` is
     /// `down` there: without a sticky cookie the two are the same to nginx.
     pub fn to_nginx(self) -> String {
@@ -338,8 +372,72 @@ pub enum AccessLog {
     Off,
 }
 
-/// What the addresses of host names were at one moment. A name that is missing did not resolve.
-pub type Resolved = BTreeMap<HostName, Vec<IpAddr>>;
+/// What is looked up in DNS.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lookup {
+    /// The addresses of a host (A and AAAA records).
+    Host(HostName),
+    /// Where a service is (SRV records, and the addresses of their targets).
+    Srv(HostName),
+}
+
+impl Lookup {
+    /// What has to be looked up for this address, if anything has.
+    pub fn of(address: &Address) -> Option<Self> {
+        match address {
+            Address::Host(name, _) => Some(Self::Host(name.clone())),
+            Address::Srv(name) => Some(Self::Srv(name.clone())),
+            Address::Ip(_) | Address::Unix(_) => None,
+        }
+    }
+
+    /// The name.
+    pub fn name(&self) -> &HostName {
+        match self {
+            Self::Host(name) | Self::Srv(name) => name,
+        }
+    }
+}
+
+/// As it stands in a list of servers, without the port.
+impl fmt::Display for Lookup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(name) => name.fmt(f),
+            Self::Srv(name) => write!(f, "srv:{name}"),
+        }
+    }
+}
+
+/// One address that a name leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// The address.
+    pub ip: IpAddr,
+    /// What an SRV record says besides.
+    pub srv: Option<SrvTarget>,
+}
+
+/// What an SRV record says of a target besides its address (RFC 2782).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SrvTarget {
+    /// The port.
+    pub port: NonZeroU16,
+    /// Share of the requests; 0 in the record is 1 here.
+    pub weight: NonZeroU16,
+    /// Its priority is not the lowest one.
+    pub backup: bool,
+}
+
+impl From<IpAddr> for Target {
+    fn from(ip: IpAddr) -> Self {
+        Self { ip, srv: None }
+    }
+}
+
+/// Where names led to at one moment, each list in order and without repeats. A name that is missing did
+/// not resolve.
+pub type Resolved = BTreeMap<Lookup, Vec<Target>>;
 
 /// The files that make up one configuration: plain file name to text.
 pub type Files = BTreeMap<String, String>;

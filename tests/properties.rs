@@ -24,7 +24,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
 
-use nginit::inputs::Env;
+use nginit::inputs::{self, Env, Mode};
 use nginit::nginx::conf;
 use nginit::nginx::facts::Version;
 use nginit::peers::{self, Peers};
@@ -33,7 +33,7 @@ use nginit::settings::error::SettingsErrors;
 use nginit::settings::rules;
 use nginit::settings::{self, Given, Settings, Vars};
 use nginit::slots::{self, Slots};
-use nginit::upstream::{Address, Files, HostName, PathMatch, Resolved, Route, Server, Sources};
+use nginit::upstream::{Address, Files, HostName, Lookup, PathMatch, Resolved, Route, Server, Sources, Target};
 
 use oracle::{Oracle, Peer, Place, Statement};
 
@@ -73,8 +73,9 @@ fn servers(settings: &Settings) -> impl Iterator<Item = &Server> {
 fn render(settings: &Settings, nginx: Version) -> Files {
     let names =
         servers(settings).filter_map(|s| if let Address::Host(name, _) = &s.address { Some(name) } else { None });
-    let found = names.map(|name: &HostName| (name.clone(), addresses(name.as_str())));
-    let resolved: Resolved = found.filter(|(_, addresses)| !addresses.is_empty()).collect();
+    let targets = |name: &HostName| addresses(name.as_str()).into_iter().map(Target::from).collect();
+    let found = names.map(|name: &HostName| (Lookup::Host(name.clone()), targets(name)));
+    let resolved: Resolved = found.filter(|(_, targets): &(Lookup, Vec<Target>)| !targets.is_empty()).collect();
     render::render(Input {
         settings,
         peers: &peers::peers(&settings.upstreams, &resolved),
@@ -1039,7 +1040,7 @@ fn no_environment_makes_reading_it_panic() {
     let name = prop_oneof![6 => select(names).prop_map(OsString::from), 1 => bytes()];
     check(2000, vec((name, bytes()), 0..12), |vars| {
         let env = Env::new(vars.clone());
-        let read = env.read();
+        let read = env.read(&mut inputs::Files::new(Mode::Strict));
         let parsed = settings::parse(&read.vars);
         let all: BTreeSet<&str> = vars.iter().filter_map(|(name, _)| name.to_str()).collect();
         let ours: Vec<&str> = all.iter().copied().collect();
@@ -1059,7 +1060,7 @@ fn no_environment_makes_reading_it_panic() {
         for name in &all {
             let _ = (settings::classify(name, &all), env.text(name));
         }
-        prop_assert!(env.to_map().len() <= all.len());
+        prop_assert!(read.env.len() <= all.len());
         Ok(())
     });
 }

@@ -33,15 +33,16 @@ mod support;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use nginit::inputs::{self, Env};
+use nginit::inputs::{self, Env, Mode};
 use nginit::nginx::facts::Version;
 use nginit::peers;
-use nginit::reload::candidate;
+use nginit::reload::candidate::{self, Inputs};
 use nginit::render::{self, Input};
 use nginit::slots::{self, Slots};
-use nginit::upstream::{Files, HostName, Resolved};
+use nginit::upstream::{Files, HostName, Lookup, Resolved, Target};
 
 use oracle::Oracle;
 use support::tls::Certificate;
@@ -105,8 +106,8 @@ impl Case {
 
     /// Its files for nginx `version`, and its notes; or its faults.
     fn render(&self, version: Version) -> Result<(Files, Vec<String>), String> {
-        let env = Env::new(self.vars.clone());
-        let (settings, notes) = candidate::settings(&env).map_err(|failure| failure.reason)?;
+        let read = candidate::inputs(&Env::new(self.vars.clone()), Mode::Strict);
+        let Inputs { settings, notes, env, .. } = read.map_err(|failure| failure.reason)?;
         let sources = inputs::templates(&self.templates).unwrap();
         let listed = peers::peers(&settings.upstreams, &resolved());
         let (peers, _) = slots::place_all(&Slots::new(), &settings.upstreams, listed);
@@ -114,7 +115,7 @@ impl Case {
             settings: &settings,
             peers: &peers,
             sources: &sources,
-            env: &env.to_map(),
+            env: &env,
             nginx: version,
             ipv6: self.ipv6,
             ca_bundle: Some("/etc/ssl/certs/ca-certificates.crt"),
@@ -133,8 +134,8 @@ impl Case {
 }
 
 fn resolved() -> Resolved {
-    let addresses = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect();
-    ADDRESSES.iter().map(|(name, list)| (HostName::new(name).unwrap(), addresses(list))).collect()
+    let targets = |list: &[&str]| list.iter().map(|a| Target::from(a.parse::<IpAddr>().unwrap())).collect();
+    ADDRESSES.iter().map(|(name, list)| (Lookup::Host(HostName::new(name).unwrap()), targets(list))).collect()
 }
 
 /// The files of a directory of the tests' that have this ending.

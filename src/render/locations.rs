@@ -13,6 +13,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ordered::InOrder;
 use crate::upstream::{HostName, Name, PathMatch, Rewrite, Route, Upstreams};
 
 /// What nginx answers to requests for one host.
@@ -53,7 +54,8 @@ pub struct Target<'a> {
 pub fn sites(upstreams: &Upstreams) -> Vec<Site<'_>> {
     let routes: Vec<(&Name, &Route)> =
         upstreams.iter().flat_map(|(name, upstream)| upstream.routes.iter().map(move |route| (name, route))).collect();
-    let mut of_host: BTreeMap<Option<&HostName>, Vec<(&Name, &Route)>> = BTreeMap::from([(None, Vec::new())]);
+    let mut of_host: BTreeMap<Option<&HostName>, Vec<(&Name, &Route)>> = BTreeMap::new();
+    of_host.insert(None, Vec::new());
     for (name, route) in routes {
         of_host.entry(route.host.as_ref()).or_default().push((name, route));
     }
@@ -70,7 +72,7 @@ pub fn sites(upstreams: &Upstreams) -> Vec<Site<'_>> {
 
 fn locations<'a>(routes: &[(&'a Name, &'a Route)]) -> Vec<Location<'a>> {
     let ranked = Ranked::new(routes);
-    let mut paths: BTreeSet<PathMatch> = routes.iter().map(|(_, route)| route.path.clone()).collect();
+    let mut paths = routes.iter().map(|(_, route)| route.path.clone()).into_set();
     // The location of an exact path redirects too.
     let slashed = routes.iter().filter_map(|(_, r)| r.path.as_str().strip_suffix('/')).filter(|path| !path.is_empty());
     paths.extend(slashed.map(|path| PathMatch::Exact(path.to_owned())));
@@ -154,19 +156,11 @@ impl<'a> Ranked<'a> {
 mod tests {
     use super::*;
     use crate::settings::routes::parse_routes;
-    use crate::upstream::passing::Passing;
-    use crate::upstream::{Balance, Upstream};
+    use crate::upstream::Upstream;
 
     fn upstreams(routes: &[(&str, &str)]) -> Upstreams {
-        let upstream = |routes: &str| Upstream {
-            servers: Vec::new(),
-            routes: parse_routes("X_ROUTE", routes).unwrap(),
-            balance: Balance::RoundRobin,
-            passing: Passing::default(),
-            sticky: None,
-            protocol: Default::default(),
-            variable: String::new(),
-        };
+        let upstream =
+            |routes: &str| Upstream { routes: parse_routes("X_ROUTE", routes).unwrap(), ..Upstream::sample() };
         routes.iter().map(|(n, r)| (Name::new(n).unwrap(), upstream(r))).collect()
     }
 
@@ -258,13 +252,8 @@ mod tests {
 
     fn group(owned: &[(usize, Route)]) -> Upstreams {
         let upstream = |index: usize| Upstream {
-            servers: Vec::new(),
             routes: owned.iter().filter(|(owner, _)| *owner == index).map(|(_, route)| route.clone()).collect(),
-            balance: Balance::RoundRobin,
-            passing: Passing::default(),
-            protocol: Default::default(),
-            sticky: None,
-            variable: String::new(),
+            ..Upstream::sample()
         };
         ["A", "B"].iter().enumerate().map(|(index, name)| (Name::new(name).unwrap(), upstream(index))).collect()
     }

@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::variables as table;
 use super::{
-    Findings, Settings, StartMode, StopMode, Vars, listen, or_default, parse_duration, parse_switch, real_ip, tls,
+    Findings, Settings, StartMode, StopMode, Vars, admin, listen, or_default, parse_duration, parse_switch, real_ip,
+    sidecars, tls,
 };
 use crate::log::{Format, Level};
 use crate::upstream::{AccessLog, Upstreams};
@@ -42,6 +43,10 @@ pub(super) struct Raw {
     pub(super) trusted_proxies: String,
     pub(super) real_ip_header: String,
     watch: String,
+    pub(super) admin: String,
+    pub(super) admin_token: String,
+    state: String,
+    env_file: String,
 }
 
 /// The settings, unless a text is refused, which is among the findings then.
@@ -104,6 +109,17 @@ pub(super) fn parse(raw: &Raw, vars: &Vars, upstreams: Upstreams, findings: &mut
     let log_format = table::DEFAULT_LOG_FORMAT;
     let log_format = read.value("NGINIT_LOG_FORMAT", &raw.log_format, log_format, formats, Format::from_word);
     let watch = read.switch("NGINIT_WATCH", &raw.watch, table::DEFAULT_WATCH);
+    let want = "an absolute path, or off";
+    let state = read.value(table::ENV_STATE, &raw.state, table::DEFAULT_STATE, want, |text| match text {
+        "off" => Some(None),
+        text => absolute(text).map(Some),
+    });
+    let env_file = read.value(table::ENV_ENV_FILE, &raw.env_file, "", ABSOLUTE, |text| match text {
+        "" => Some(None),
+        text => absolute(text).map(Some),
+    });
+    let admin = admin::parse(raw, vars, findings);
+    let sidecars = sidecars::parse(vars, findings);
 
     Some(Settings {
         upstreams,
@@ -130,6 +146,10 @@ pub(super) fn parse(raw: &Raw, vars: &Vars, upstreams: Upstreams, findings: &mut
         tls: tls?,
         real_ip: real_ip?,
         watch: watch?,
+        admin: admin?,
+        state: state?,
+        env_file: env_file?,
+        sidecars: sidecars?,
     })
 }
 
@@ -151,8 +171,12 @@ impl Reader<'_> {
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
         let text = or_default(text, default);
-        let fault = || (format!("is not {want}"), "correct it or unset the variable".to_owned());
-        self.findings.check(self.vars, variable, text, parse(text).ok_or_else(fault))
+        let parsed = parse(text);
+        if parsed.is_none() {
+            let fault = (format!("is not {want}"), "correct it or unset the variable".to_owned());
+            self.findings.refuse(self.vars, variable, text, fault);
+        }
+        parsed
     }
 
     /// The same of `on` and `off`.

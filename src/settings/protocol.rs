@@ -1,10 +1,9 @@
 //! What nginx speaks to the servers of an upstream: `NAME_PROTOCOL`, `NAME_TLS_VERIFY`,
 //! `NAME_TLS_NAME`, `NAME_TLS_CA`.
 
-use std::collections::BTreeSet;
-
 use super::error::SettingsError;
 use super::{Findings, Vars, as_set, or_default, parse_switch, tls};
+use crate::ordered::InOrder;
 use crate::upstream::{Address, HostName, Name, PeerTls, Protocol, Server, Upstreams};
 
 /// The texts, as given.
@@ -71,7 +70,7 @@ pub(super) fn named(
         Address::Host(host, _) | Address::Srv(host) => Some(host.clone()),
         Address::Ip(_) | Address::Unix(_) => None,
     };
-    let hosts: BTreeSet<Option<HostName>> = servers.iter().map(host).collect();
+    let hosts = servers.iter().map(host).into_set();
     let only = if hosts.len() == 1 { hosts.into_iter().next().flatten() } else { None };
     if verify && only.is_none() && !servers.is_empty() {
         let name = name.as_str();

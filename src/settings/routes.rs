@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use super::error::SettingsError;
 use super::{rules, tokens};
 use crate::log::Level;
+use crate::ordered::InOrder;
 use crate::upstream::{HostName, PathMatch, Rewrite, Route, Upstreams};
 
 /// The longest path, in bytes. nginx 1.22 holds the length of a location in one byte
@@ -188,7 +189,7 @@ pub fn check_segments(path: &str) -> Result<(), &'static str> {
 /// More routes than nginx has memory for, if there are: reason and remedy.
 pub fn too_many(upstreams: &Upstreams) -> Option<(String, &'static str)> {
     let routes = || upstreams.values().flat_map(|upstream| &upstream.routes);
-    let hosts: BTreeSet<&HostName> = routes().filter_map(|route| route.host.as_ref()).collect();
+    let hosts = routes().filter_map(|route| route.host.as_ref()).into_set();
     let everywhere = routes().filter(|route| route.host.is_none()).count();
     // A path that ends with a slash has a second location, for itself without the slash.
     let most = 2 * (everywhere * (hosts.len() + 1) + routes().count());

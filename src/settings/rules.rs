@@ -20,6 +20,7 @@ mod v1;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::routes::{check_path, parse_host};
+use crate::ordered::InOrder;
 use crate::upstream::{HostName, PathMatch, Rewrite, Route};
 
 /// Most routes of one rule, and most pairs that a conjunction compares.
@@ -103,7 +104,7 @@ fn and(left: &Terms, right: &Terms, text: &str) -> Result<Terms, Fault> {
     if left.len().saturating_mul(right.len()) > MOST {
         return fault("", format!("the rule stands for more than {MOST} routes"), "split it among several upstreams");
     }
-    let both: Terms = left.iter().flat_map(|a| right.iter().filter_map(|b| a.both(b))).collect();
+    let both = left.iter().flat_map(|a| right.iter().filter_map(|b| a.both(b))).into_set();
     if both.is_empty() {
         return fault(text, "the rule can never match: no request has both", "use || for one or the other");
     }
@@ -372,13 +373,13 @@ impl<'a> Parser<'a> {
 /// What one of the values matches.
 fn matcher(name: &str, values: &[String]) -> Result<Terms, Fault> {
     let values = values.iter().map(String::as_str);
-    let terms: Result<Terms, Fault> = match name.to_ascii_lowercase().as_str() {
+    let terms: Result<Vec<Term>, Fault> = match name.to_ascii_lowercase().as_str() {
         "host" | "hostheader" => values.map(Term::host).collect(),
         "path" => values.map(|v| Term::path(v, PathMatch::Exact, Rewrite::Keep)).collect(),
         "pathprefix" => values.map(|v| Term::path(v, PathMatch::Prefix, Rewrite::Keep)).collect(),
         _ => unsupported(name),
     };
-    or(Terms::new(), terms?)
+    or(Terms::new(), terms?.into_iter().into_set())
 }
 
 #[cfg(test)]

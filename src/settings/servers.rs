@@ -85,7 +85,11 @@ pub fn parse_servers(variable: &str, text: &str, port: NonZeroU16) -> Result<Ser
     if errors.is_empty() { Ok(list) } else { Err(errors) }
 }
 
-fn parse_entry(token: &str, port: NonZeroU16) -> Result<Server, Fault> {
+/// One entry of a list; `port` is that of an address that names none.
+///
+/// # Errors
+/// Reason and remedy.
+pub fn parse_entry(token: &str, port: NonZeroU16) -> Result<Server, Fault> {
     let mut parts = token.split(';');
     let address = parts.next().unwrap_or_default();
     if address.is_empty() {

@@ -91,11 +91,11 @@ impl Settings {
         listen.tls || self.redirect().is_none()
     }
 
-    /// The files of certificates and keys that nginx reads, if changes of them are to be followed.
-    pub fn watched(&self) -> Vec<&str> {
+    /// The files of certificates and keys that nginx reads.
+    pub fn certificates(&self) -> Vec<&str> {
         let own = self.tls.iter().flat_map(|tls| [tls.cert.as_str(), tls.key.as_str()]);
         let peers = self.upstreams.values().filter_map(|upstream| upstream.protocol.tls.as_ref()?.ca.as_deref());
-        own.chain(peers).filter(|_| self.watch).collect()
+        own.chain(peers).collect()
     }
 }
 
@@ -120,13 +120,12 @@ mod tests {
         let listen: Vec<String> = settings.listen.iter().map(|l| format!("{l} {}", l.tls)).collect();
         assert_eq!(listen, ["80 false", "[::]:80 false", "443 true", "[::]:443 true"]);
         assert_eq!(settings.redirect().map(|port| port.get()), Some(443));
-        assert_eq!(settings.watched(), ["/c/cert.pem", "/c/key.pem"]);
+        assert_eq!(settings.certificates(), ["/c/cert.pem", "/c/key.pem"]);
         assert!(notes.is_empty() && settings.listen_is_default);
         let redirect = |more: &[(&str, &str)]| parse(&with(more)).unwrap().0.redirect().map(|port| port.get());
         assert_eq!(redirect(&[("NGINIT_TLS_REDIRECT", "8443")]), Some(8443));
         assert_eq!(redirect(&[("NGINIT_TLS_REDIRECT", "off")]), None);
         assert_eq!(redirect(&[("NGINIT_LISTEN", "443;tls 444;tls")]), None);
-        assert!(parse(&with(&[("NGINIT_WATCH", "off")])).unwrap().0.watched().is_empty());
     }
 
     #[test]

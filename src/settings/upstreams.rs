@@ -9,7 +9,7 @@ use super::error::{Fault, SettingsError, fault};
 use super::variables as table;
 use super::{
     Findings, Vars, as_set, balance, from_vars, known_route, note, or_default, parse_switch, passing, protocol,
-    rewrite, routes, servers, sticky,
+    resolve, rewrite, routes, serf, servers, sticky,
 };
 use crate::log::Level;
 use crate::upstream::passing::Passing;
@@ -32,6 +32,8 @@ pub(super) const SUFFIXES: &[&str] = &[
     "_TLS_VERIFY",
     "_TLS_NAME",
     "_TLS_CA",
+    "_RESOLVE",
+    "_SERF_ROLE",
 ];
 
 /// The texts of one upstream, as given.
@@ -53,11 +55,15 @@ struct RawUpstream {
     tls_verify: String,
     tls_name: String,
     tls_ca: String,
+    resolve: String,
+    serf_role: String,
 }
 
 /// Every upstream whose variables are good; faults are among the findings.
 pub(super) fn parse(vars: &Vars, findings: &mut Findings) -> Upstreams {
-    let names: Vec<Name> = vars.keys().filter_map(|v| v.strip_suffix("_BACKEND")).filter_map(Name::new).collect();
+    // A sidecar may have any name.
+    let names = vars.keys().filter(|variable| !variable.starts_with("NGINIT_"));
+    let names: Vec<Name> = names.filter_map(|v| v.strip_suffix("_BACKEND")).filter_map(Name::new).collect();
     let mut upstreams = Upstreams::new();
     for name in names {
         if let Some(upstream) = parse_upstream(&name, vars, findings) {
@@ -133,6 +139,10 @@ fn parse_upstream(name: &Name, vars: &Vars, findings: &mut Findings) -> Option<U
     };
 
     let passing = parse_passing(name, &raw, vars, findings);
+    let mut read = Reader { name, vars, findings };
+    let resolve = read.value("RESOLVE", &raw.resolve, None, |text| resolve::parse_resolve(text).map(Some));
+    let own_role = name.as_str().to_ascii_lowercase();
+    let serf_role = read.value("SERF_ROLE", &raw.serf_role, own_role, serf::parse_role);
 
     let route_text = or_default(&raw.route, known_route(name.as_str()).unwrap_or_default());
     let mut routes = routes::parse_routes(&as_set(vars, &var("ROUTE")), route_text)
@@ -185,7 +195,18 @@ fn parse_upstream(name: &Name, vars: &Vars, findings: &mut Findings) -> Option<U
         let reason = "a gRPC server takes its method from the path, which must not be replaced";
         findings.errors.push(SettingsError::new(as_set(vars, &var("PROTOCOL")), None, reason, "use strip or keep"));
     }
-    Some(Upstream { servers, routes, balance, sticky, passing: passing?, protocol, variable })
+    Some(Upstream {
+        servers,
+        routes,
+        balance,
+        sticky,
+        passing: passing?,
+        protocol,
+        port: port?,
+        resolve: resolve?,
+        serf_role: serf_role?,
+        variable,
+    })
 }
 
 /// How requests are passed on; where a variable is not set, the default.

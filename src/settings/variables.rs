@@ -103,6 +103,22 @@ pub const DEFAULT_REQUEST_ID: &str = "off";
 pub const DEFAULT_GZIP: &str = "on";
 /// Default of `NGINIT_ERROR_PAGES`.
 pub const DEFAULT_ERROR_PAGES: &str = "/etc/nginit/errors";
+/// A file of variables, which win over those of the environment.
+pub const ENV_ENV_FILE: &str = "NGINIT_ENV_FILE";
+/// Where nginit answers over TCP. Named here, because faults name it.
+pub const ENV_ADMIN: &str = "NGINIT_ADMIN";
+/// Default of `NGINIT_ADMIN`: nobody is to be surprised by an open port.
+pub const DEFAULT_ADMIN: &str = "off";
+/// What lets in over TCP.
+pub const ENV_ADMIN_TOKEN: &str = "NGINIT_ADMIN_TOKEN";
+/// What is kept over a restart.
+pub const ENV_STATE: &str = "NGINIT_STATE";
+/// Default of `NGINIT_STATE`: after a restart, the environment alone counts.
+pub const DEFAULT_STATE: &str = "off";
+/// How the names of sidecars' variables begin.
+pub const SIDECAR: &str = "NGINIT_SIDECAR_";
+/// Default of `NAME_RESOLVE`.
+pub const DEFAULT_RESOLVE: &str = "what DNS says, between `1s` and `30s`; `1s` of Docker's own names";
 /// Default of `NGINIT_LOG`.
 pub const DEFAULT_LOG: &str = "info";
 /// Default of `NGINIT_LOG_FORMAT`.
@@ -113,7 +129,7 @@ pub const UPSTREAM: &[Variable] = &[
     variable(
         "NAME_BACKEND",
         "",
-        "servers of the upstream `name_backend`: `HOST[:PORT]`, `IP[:PORT]`, `[IPv6][:PORT]` or `unix:/PATH`, separated by blanks, commas or newlines, each with `;weight=N`, `;max_conns=N`, `;max_fails=N`, `;fail_timeout=T`, `;backup`, `;down`, `;drain`; `#` starts a comment. A NAME other than STATIC and DYNAMIC counts once it has a NAME_ROUTE",
+        "servers of the upstream `name_backend`: `HOST[:PORT]`, `IP[:PORT]`, `[IPv6][:PORT]`, `srv:NAME` or `unix:/PATH`, separated by blanks, commas or newlines, each with `;weight=N`, `;max_conns=N`, `;max_fails=N`, `;fail_timeout=T`, `;backup`, `;down`, `;drain`; `#` starts a comment. A NAME other than STATIC and DYNAMIC counts once it has a NAME_ROUTE",
     ),
     variable(
         "NAME_ROUTE",
@@ -173,6 +189,16 @@ pub const UPSTREAM: &[Variable] = &[
         "those of the system, in `/etc/ssl` or `/etc/pki`",
         "absolute path of a PEM file with the authorities that certificates of https and grpcs servers must come from",
     ),
+    variable(
+        "NAME_RESOLVE",
+        DEFAULT_RESOLVE,
+        "how often host names and `srv:` names of its servers are looked up: `interval=T`, from `1s` to `1h`",
+    ),
+    variable(
+        "NAME_SERF_ROLE",
+        "the NAME in lower case",
+        "the tag `role` of those members of Serf that are servers of it, at the port of their tag `port`, or NAME_PORT",
+    ),
 ];
 
 /// Variables of nginit itself.
@@ -206,7 +232,12 @@ pub const NGINIT: &[Variable] = &[
     variable(
         "NGINIT_WATCH",
         DEFAULT_WATCH,
-        "`false` does not look at certificates every two seconds, to reload when they change",
+        "`false` does not follow files: those of NAME_BACKEND_FILE and other `_FILE` variables, NGINIT_ENV_FILE, templates, error pages and certificates are then read on HUP alone",
+    ),
+    variable(
+        ENV_ENV_FILE,
+        "",
+        "absolute path of a file of variables, a `NAME=VALUE` a line; they win over those of the environment, and are read anew when the file changes",
     ),
     variable(
         ENV_CONF_DIR,
@@ -257,7 +288,27 @@ pub const NGINIT: &[Variable] = &[
     variable(
         ENV_CONTROL,
         DEFAULT_CONTROL,
-        "unix socket over which `nginit reload` and `nginit status` reach the running nginit, open to its own user alone; `off` is none",
+        "unix socket over which commands such as `nginit status` and `nginit add` reach the running nginit, open to its own user alone; `off` is none",
+    ),
+    variable(
+        ENV_STATE,
+        DEFAULT_STATE,
+        "absolute path of a file that keeps over a restart what commands have ordered and what servers have announced; `off` forgets it",
+    ),
+    variable(
+        ENV_ADMIN,
+        DEFAULT_ADMIN,
+        "`IP:PORT` or `[IPv6]:PORT` where servers announce themselves over TCP, each with NGINIT_ADMIN_TOKEN; an address outside of loopback needs that token; `off` is none",
+    ),
+    variable(
+        ENV_ADMIN_TOKEN,
+        "",
+        "what whoever announces a server over TCP has to know: 16 to 256 visible characters, best by NGINIT_ADMIN_TOKEN_FILE",
+    ),
+    variable(
+        "NGINIT_SIDECAR_NAME",
+        "",
+        "command that is kept running beside nginx, such as a Serf agent or a log shipper: its words as a shell would split them; NAME stands before each line of its output",
     ),
     variable("NGINIT_ACCESS_LOG", DEFAULT_ACCESS_LOG, "access log on the container's output: `text`, `json` or `off`"),
     variable(
@@ -291,8 +342,14 @@ pub const NGINIT: &[Variable] = &[
 /// Older spellings: what is set, what is meant.
 pub const ALIASES: &[(&str, &str)] = &[("STATIC_APP", "STATIC_BACKEND"), ("DYNAMIC_APP", "DYNAMIC_BACKEND")];
 
+/// The name by which a variable goes that has several: without `_FILE`, and not the older spelling.
+pub fn spelling_of(name: &str) -> &str {
+    let base = if name == ENV_ENV_FILE { name } else { name.strip_suffix("_FILE").unwrap_or(name) };
+    ALIASES.iter().find(|(old, _)| *old == base).map_or(base, |(_, new)| new)
+}
+
 /// What holds for every variable, said below the table.
-pub const FOOTNOTE: &str = "Any variable also works with `_FILE` appended: its value is then read from the file of that name, at the start and on every HUP. What is `on` or `off` may be written `true` or `false`. An empty variable counts as unset; an empty list of servers is an upstream that answers 503.";
+pub const FOOTNOTE: &str = "Any variable also works with `_FILE` appended: its value is then read from the file of that name, at the start, when it changes and on every HUP. What is `on` or `off` may be written `true` or `false`. An empty variable counts as unset. `# none` is a list without servers: until they come from elsewhere, the upstream answers 503.";
 
 /// All variables, in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Variable> {
