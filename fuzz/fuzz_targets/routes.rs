@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use libfuzzer_sys::fuzz_target;
 use nginit::exit::Failure;
-use nginit::inputs::Env;
+use nginit::inputs::{Env, Mode};
 use nginit::nginx::facts::Version;
 use nginit::peers;
 use nginit::reload::candidate;
@@ -32,8 +32,8 @@ fuzz_target!(|data: &[u8]| {
             vars.insert(format!("{name}_BACKEND").into(), "10.0.0.1".into());
         }
     }
-    let settings = match candidate::settings(&Env::new(vars)) {
-        Ok((settings, _)) => settings,
+    let settings = match candidate::inputs(&Env::new(vars), Mode::Strict) {
+        Ok(inputs) => inputs.settings,
         Err(Failure { reason, .. }) => {
             let named = |line: &str| VARIABLES.iter().any(|v| line.starts_with(&format!("\"{v}\": ")));
             assert!(!reason.is_empty() && reason.lines().all(named), "a line per fault: {reason:?}");

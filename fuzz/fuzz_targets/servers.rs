@@ -14,13 +14,13 @@ use std::os::unix::ffi::OsStringExt;
 
 use libfuzzer_sys::fuzz_target;
 use nginit::exit::Failure;
-use nginit::inputs::Env;
+use nginit::inputs::{Env, Mode};
 use nginit::nginx::facts::Version;
 use nginit::peers;
 use nginit::reload::candidate;
 use nginit::render::{self, Input};
 use nginit::settings::Settings;
-use nginit::upstream::{Address, HostName, Resolved, Sources};
+use nginit::upstream::{Address, HostName, Lookup, Resolved, Sources, Target};
 
 const VARIABLES: [&str; 5] = ["STATIC_BACKEND", "STATIC_ROUTE", "STATIC_BALANCE", "STATIC_PORT", "NGINIT_LISTEN"];
 
@@ -31,8 +31,8 @@ fuzz_target!(|data: &[u8]| {
     let values = data.splitn(VARIABLES.len(), |b| *b == 0x1e).map(|v| OsString::from_vec(v.to_vec()));
     let vars = VARIABLES.into_iter().map(OsString::from).zip(values).filter(|(_, value)| !value.is_empty());
     let env = Env::new(vars);
-    let settings = match candidate::settings(&env) {
-        Ok((settings, _)) => settings,
+    let settings = match candidate::inputs(&env, Mode::Strict) {
+        Ok(inputs) => inputs.settings,
         Err(Failure { reason, .. }) => {
             let named = |line: &str| VARIABLES.iter().any(|v| line.starts_with(&format!("\"{v}\": ")));
             assert!(!reason.is_empty() && reason.lines().all(named), "a line per fault: {reason:?}");
@@ -59,18 +59,16 @@ fuzz_target!(|data: &[u8]| {
 
 /// Addresses made from the names: none, one, or one of each family.
 fn resolve(settings: &Settings) -> Resolved {
-    let addresses = |name: &HostName| -> Vec<IpAddr> {
+    let targets = |name: &HostName| -> Vec<Target> {
         let length = u8::try_from(name.as_str().len()).expect("at most 253 bytes");
         let v4 = Ipv4Addr::new(10, 0, 0, length).into();
-        match length % 3 {
-            0 => vec![],
-            1 => vec![v4],
-            _ => vec![v4, Ipv6Addr::from(u128::from(length) << 64 | 1).into()],
-        }
+        let v6 = Ipv6Addr::from(u128::from(length) << 64 | 1).into();
+        let all = [v4, v6].map(|ip: IpAddr| Target::from(ip));
+        all[..usize::from(length % 3)].to_vec()
     };
     let servers = settings.upstreams.values().flat_map(|upstream| &upstream.servers);
     let names = servers.filter_map(|s| if let Address::Host(name, _) = &s.address { Some(name) } else { None });
-    names.map(|name| (name.clone(), addresses(name))).filter(|(_, found)| !found.is_empty()).collect()
+    names.map(|name| (Lookup::Host(name.clone()), targets(name))).filter(|(_, found)| !found.is_empty()).collect()
 }
 
 fn check(conf: &str, settings: &Settings, resolved: &Resolved) {
@@ -95,8 +93,8 @@ fn check(conf: &str, settings: &Settings, resolved: &Resolved) {
     let places = |address: &Address| -> Vec<String> {
         match address {
             Address::Host(name, port) => {
-                let found = resolved.get(name).into_iter().flatten();
-                found.map(|ip| SocketAddr::new(*ip, port.get()).to_string()).collect()
+                let found = resolved.get(&Lookup::Host(name.clone())).into_iter().flatten();
+                found.map(|target| SocketAddr::new(target.ip, port.get()).to_string()).collect()
             }
             Address::Srv(_) => Vec::new(),
             Address::Ip(_) | Address::Unix(_) => vec![address.to_string()],
