@@ -1,10 +1,12 @@
 //! A candidate configuration: how it comes about, is tested and becomes the live one.
 //!
-//! [`candidate`] reads and renders, [`disk`] stages and publishes, [`others`] looks at what nginx
+//! [`candidate`] reads ([`mod@inputs`]) and renders, [`followed`] says what it was made from, [`disk`] stages and publishes, [`others`] looks at what nginx
 //! reads besides, [`state`] keeps what outlasts a restart. The order of the steps is the supervisor's.
 
 pub mod candidate;
 pub mod disk;
+pub mod followed;
+pub mod inputs;
 pub mod journal;
 pub mod others;
 pub mod state;

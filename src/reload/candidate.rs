@@ -1,32 +1,56 @@
 //! Inputs read, names looked up, templates rendered: a candidate for the next configuration.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::admin::UpstreamCount;
+use crate::dns::{self, Answer};
 use crate::exit::{Failure, Status};
-use crate::inputs::{self, Env, Reading};
+use crate::inputs::{self, Env, Failing, Mode};
 use crate::log::{self, Level};
+use crate::membership::Members;
+use crate::membership::names::Outcome;
 use crate::nginx::facts::Version;
-use crate::peers;
+use crate::ordered::InOrder;
+use crate::peers::{self, Peers};
 use crate::render;
-use crate::resolve;
 use crate::settings::error::SettingsErrors;
 use crate::settings::protocol::without_bundle;
 use crate::settings::{self, Note, Settings};
 use crate::slots::{self, Slots};
-use crate::upstream::{Address, Files, Resolved};
+use crate::upstream::{Files, Lookup, Resolved, Sources, Upstreams};
 
-/// What the next candidate has to know of the one that is live.
-#[derive(Debug, Clone, Default)]
-pub struct Known {
-    /// The addresses of host names; they stay while a name does not resolve.
-    pub resolved: Resolved,
-    /// The slots of servers.
-    pub slots: Slots,
-    /// Whether there are templates of the operator's.
-    pub templates: bool,
+use super::followed::Seen;
+pub use super::inputs::{Inputs, inputs, own_settings, seen};
+
+/// How much of what a candidate is made from is read anew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Anew {
+    /// Nothing: only the members are others.
+    #[default]
+    Nothing,
+    /// Files with settings; templates and pages are those of the live configuration.
+    Settings,
+    /// All files, because some have changed: one that is bad counts as it was before.
+    Changed,
+    /// All files, because somebody asks for it: one that is bad is refused.
+    Everything,
+}
+
+/// What a candidate is made from, besides its members.
+#[derive(Debug)]
+pub struct Read {
+    /// The settings, and the texts that they come from.
+    pub inputs: Inputs,
+    /// Templates of the operator's.
+    pub templates: Sources,
+    /// The statuses that have pages of the operator's.
+    pub error_pages: BTreeSet<u16>,
+    /// The files of all that, and how they looked before they were read.
+    pub seen: Seen,
 }
 
 /// How the nginx runs that a candidate is for.
@@ -44,15 +68,17 @@ pub struct Runs {
 #[derive(Debug)]
 pub struct Candidate {
     /// What it was made from.
-    pub settings: Settings,
-    /// The addresses of the host names in it.
+    pub read: Arc<Read>,
+    /// Where the names in it lead; nowhere is known too.
     pub resolved: Resolved,
+    /// How often each of them is to be looked up, where that is set.
+    pub intervals: BTreeMap<Lookup, Option<Duration>>,
     /// The slots of the servers in it.
     pub slots: Slots,
-    /// Its servers, counted.
-    pub upstreams: Vec<UpstreamCount>,
-    /// Whether templates of the operator's went into it.
-    pub templates: bool,
+    /// Its servers.
+    pub peers: Peers,
+    /// Entries of lists that have no address.
+    pub left_out: usize,
     /// Whether nginx tells of clients with it.
     pub tapped: bool,
     /// Its files.
@@ -65,170 +91,214 @@ impl Candidate {
     /// How much it holds, for a line of the log: upstreams, addresses of servers, and entries that
     /// have none.
     pub fn counts(&self) -> String {
-        let upstreams = &self.settings.upstreams;
-        let (mut servers, mut left_out) = (0, 0);
-        for server in upstreams.values().flat_map(|upstream| &upstream.servers) {
-            let addresses = match &server.address {
-                Address::Host(name, _) => self.resolved.get(name).map_or(0, Vec::len),
-                Address::Srv(_) => 0,
-                Address::Ip(_) | Address::Unix(_) => 1,
-            };
-            servers += addresses;
-            left_out += usize::from(addresses == 0);
-        }
-        let left_out = if left_out > 0 { format!(" left_out={left_out}") } else { String::new() };
-        format!("upstreams={} servers={servers}{left_out}", upstreams.len())
+        let servers = self.peers.values().flatten().filter(|peer| !peer.gone).count();
+        let left_out = if self.left_out > 0 { format!(" left_out={}", self.left_out) } else { String::new() };
+        format!("upstreams={} servers={servers}{left_out}", self.peers.len())
     }
 
-    /// The files of certificates and keys that are to be followed.
-    pub fn watched(&self) -> Vec<PathBuf> {
-        self.settings.watched().into_iter().map(PathBuf::from).collect()
+    /// The files whose changes ask for the next one, and how they looked before they were read.
+    pub fn watched(&self) -> Seen {
+        self.read.seen.clone()
     }
-
-    /// What the next candidate has to know of it, if it becomes live.
-    pub fn into_known(self) -> Known {
-        Known { resolved: self.resolved, slots: self.slots, templates: self.templates }
-    }
-}
-
-/// Reads the settings alone.
-///
-/// # Errors
-/// Every fault of every variable. Warnings are logged then, as they may be the reason of a fault.
-pub fn settings(env: &Env) -> Result<(Settings, Vec<Note>), Failure> {
-    let Reading { vars, mut notes, mut errors, missing } = env.read();
-    match settings::parse(&vars) {
-        Ok((settings, more)) if errors.is_empty() => {
-            notes.extend(more);
-            return Ok((settings, notes));
-        }
-        Ok(_) => {}
-        // What could not be read is not reported a second time as being empty.
-        Err(SettingsErrors(more)) => errors.extend(more.into_iter().filter(|e| !missing.contains(&e.variable))),
-    }
-    notes.retain(|note| note.level <= Level::Warn);
-    log_notes(&notes);
-    Err(Failure::new(Status::BadEnvironment, SettingsErrors(errors).to_string()))
-}
-
-/// The settings of nginit itself, without those that are bad and without any upstream: for serving
-/// what was live last while the variables cannot be used.
-pub fn own_settings(env: &Env) -> Settings {
-    let mut vars = env.read().vars;
-    vars.retain(|name, _| name.starts_with("NGINIT_"));
-    // One that is left out may be what another one needs.
-    while let Err(SettingsErrors(errors)) = settings::parse(&vars) {
-        let before = vars.len();
-        vars.retain(|_, given| errors.iter().all(|error| error.variable != given.variable));
-        if vars.len() == before {
-            break;
-        }
-    }
-    settings::parse(&vars).unwrap_or_else(|_| settings::defaults()).0
 }
 
 /// Writes notes to the log.
-pub fn log_notes(notes: &[Note]) {
+pub fn log_notes<'a>(notes: impl IntoIterator<Item = &'a Note>) {
     for note in notes {
         log::line(note.level, "settings", &note.text);
     }
 }
 
-/// Makes a candidate from what `env` and the files that it names say now; a name that does not
-/// resolve keeps the addresses that are `known` of it, and a server its slot.
+/// Reads what `env` and the files that it names say now, as far as that is asked for; the rest, and what is bad
+/// and need not be refused, is that of `last`.
 ///
 /// # Errors
-/// Faults of variables, of files that they name, or of a template.
-pub fn make(env: &Env, nginx: &Runs, generation: u64, known: &Known) -> Result<Candidate, Failure> {
-    let (settings, notes) = settings(env)?;
-    render(env, settings, notes, nginx, generation, known)
+/// Faults of variables and of files that they name, directories that cannot be read.
+pub fn read(env: &Env, anew: Anew, last: Option<&Arc<Read>>) -> Result<Arc<Read>, Failure> {
+    match last {
+        Some(last) if anew == Anew::Nothing => return Ok(Arc::clone(last)),
+        _ => {}
+    }
+    let mode = match last {
+        Some(last) if anew < Anew::Everything => Mode::Lenient { last: &last.inputs.texts },
+        _ => Mode::Strict,
+    };
+    complete(inputs(env, mode)?, anew, last)
 }
 
-/// Makes a candidate from settings that were read.
+/// Reads templates and pages besides these settings.
 ///
 /// # Errors
-/// Settings that this nginx cannot follow; templates that cannot be read or rendered, a directory of
-/// error pages that cannot be read.
-pub fn render(
-    env: &Env,
-    settings: Settings,
-    mut notes: Vec<Note>,
-    nginx: &Runs,
-    generation: u64,
-    known: &Known,
-) -> Result<Candidate, Failure> {
-    let refuse = |reason: String| Failure::new(Status::BadConfiguration, reason);
-    let ca_bundle = ca_bundle();
-    let mut misfits = settings::misfits(&settings, nginx.version);
-    if ca_bundle.is_none() {
-        misfits.extend(without_bundle(&settings.upstreams));
-    }
-    if !misfits.is_empty() {
-        return Err(Failure::new(Status::BadEnvironment, SettingsErrors(misfits).to_string()));
-    }
-    notes.extend(settings::advice(&settings, nginx.version));
-    let sources = inputs::templates(&settings.templates).map_err(|err| refuse(format!("{err:#}")))?;
-    if known.templates && !settings.templates.exists() {
+/// Directories that cannot be read.
+pub fn complete(mut inputs: Inputs, anew: Anew, last: Option<&Arc<Read>>) -> Result<Arc<Read>, Failure> {
+    let settings = &inputs.settings;
+    let seen = Seen::new(settings, &inputs.looks);
+    let kept = last.filter(|_| anew == Anew::Settings);
+    let (templates, error_pages) = match kept {
+        Some(last) => (last.templates.clone(), last.error_pages.clone()),
+        None => {
+            let had = last.is_some_and(|last| !last.templates.is_empty());
+            (templates(settings, had)?, error_pages(settings, &mut inputs.notes)?)
+        }
+    };
+    let before = last.map_or(&[][..], |last| &last.inputs.failing);
+    inputs.notes.extend(failing_notes(before, &inputs.failing));
+    Ok(Arc::new(Read { inputs, templates, error_pages, seen }))
+}
+
+fn refuse(reason: String) -> Failure {
+    Failure::new(Status::BadConfiguration, reason)
+}
+
+/// The operator's templates. Where there were some, the directory must not be gone.
+fn templates(settings: &Settings, had: bool) -> Result<Sources, Failure> {
+    if had && !settings.templates.exists() {
         let dir = settings.templates.display();
         return Err(refuse(format!("\"NGINIT_TEMPLATES\": \"{dir}\" is gone; mount it again, or restart without it")));
     }
-    if settings.upstreams.is_empty() {
-        let text = "no upstream is declared: set STATIC_BACKEND, DYNAMIC_BACKEND, or NAME_BACKEND and NAME_ROUTE";
-        notes.push(Note { level: Level::Warn, text: text.to_owned() });
-    }
-    let ipv6 = Ipv6::of_kernel();
-    let names = resolve::names(&settings.upstreams);
-    let (mut resolved, failed) =
-        if names.is_empty() { Default::default() } else { resolve::resolve(names, ipv6 == Ipv6::Routed) };
-    let kept = failed.keys().filter_map(|name| Some((name.clone(), known.resolved.get(name)?.clone())));
-    resolved.extend(kept);
-    for (name, upstream) in &settings.upstreams {
-        for server in &upstream.servers {
-            let reason = match &server.address {
-                Address::Host(host, _) => failed.get(host).map(String::as_str),
-                Address::Srv(_) => Some("SRV records are not looked up by this version"),
-                Address::Ip(_) | Address::Unix(_) => None,
-            };
-            if let Some(reason) = reason {
-                let (upstream, variable) = (name.upstream(), &upstream.variable);
-                let kept = matches!(&server.address, Address::Host(host, _) if resolved.contains_key(host));
-                let what = if kept { "keeps its last addresses in" } else { "is left out of" };
-                let text = format!("\"{variable}\": \"{}\" {what} {upstream}: {reason}", server.address);
-                notes.push(Note { level: Level::Warn, text });
-            }
-        }
-    }
-    let peers = peers::peers(&settings.upstreams, &resolved);
-    let (peers, slots) = slots::place_all(&known.slots, &settings.upstreams, peers);
-    let counts = peers.iter().map(|(name, peers)| {
-        let gone = peers.iter().filter(|peer| peer.gone).count();
-        UpstreamCount { name: name.upstream(), servers: peers.len() - gone, gone }
-    });
-    let upstreams = counts.collect();
+    inputs::templates(&settings.templates).map_err(|err| refuse(format!("{err:#}")))
+}
+
+fn error_pages(settings: &Settings, notes: &mut Vec<Note>) -> Result<BTreeSet<u16>, Failure> {
     let error_pages = inputs::error_pages(&settings.error_pages).map_err(|err| refuse(format!("{err:#}")))?;
     for status in error_pages.iter().filter(|status| !render::can_have_page(**status)) {
         let dir = settings.error_pages.display();
         let text = format!("\"{dir}/{status}.html\" is not used: nginx answers no {status} of its own with a page");
         notes.push(Note { level: Level::Warn, text });
     }
-    let env = env.to_map();
+    Ok(error_pages)
+}
+
+/// Makes a candidate from what was read and from these members, whose servers keep the slots that they have.
+/// Names that they do not know are looked up, and all where everything is `anew`; one that does not
+/// resolve then keeps the addresses that are known.
+///
+/// # Errors
+/// Settings that this nginx cannot follow; templates that cannot be rendered.
+pub fn render(
+    read: Arc<Read>,
+    members: &Members,
+    anew: Anew,
+    nginx: &Runs,
+    generation: u64,
+    slots: &Slots,
+) -> Result<Candidate, Failure> {
+    let settings = &read.inputs.settings;
+    let mut notes = read.inputs.notes.clone();
+    let ca_bundle = ca_bundle();
+    let mut misfits = settings::misfits(settings, nginx.version);
+    if ca_bundle.is_none() {
+        misfits.extend(without_bundle(&settings.upstreams));
+    }
+    if !misfits.is_empty() {
+        return Err(Failure::new(Status::BadEnvironment, SettingsErrors(misfits).to_string()));
+    }
+    notes.extend(settings::advice(settings, nginx.version));
+    if settings.upstreams.is_empty() {
+        let text = "no upstream is declared: set STATIC_BACKEND, DYNAMIC_BACKEND, or NAME_BACKEND and NAME_ROUTE; \"# none\" is a list whose servers come from elsewhere";
+        notes.push(Note { level: Level::Warn, text: text.to_owned() });
+    }
+    let ipv6 = Ipv6::of_kernel();
+    let upstreams = members.merge(&settings.upstreams);
+    let (resolved, left_out) = look_up(&upstreams, members, anew, ipv6, &mut notes);
+    let mut peers = peers::peers(&upstreams, &resolved);
+    for name in members.order_peers(&mut peers) {
+        let text = format!("all servers of {} are drained: they get requests until another one does", name.upstream());
+        notes.push(Note { level: Level::Warn, text });
+    }
+    for name in peers::lighten_rings(&upstreams, &mut peers) {
+        let text = format!("{}: its servers weigh too much for a ring, and all weigh less there", name.upstream());
+        notes.push(Note { level: Level::Warn, text });
+    }
+    let (peers, slots) = slots::place_all(slots, &upstreams, peers);
     let input = render::Input {
-        settings: &settings,
+        settings,
         peers: &peers,
-        sources: &sources,
-        env: &env,
+        sources: &read.templates,
+        env: &read.inputs.env,
         nginx: nginx.version,
         ipv6: ipv6 != Ipv6::None,
         ca_bundle,
         generation,
-        error_pages: &error_pages,
+        error_pages: &read.error_pages,
         clients: nginx.clients.as_deref().and_then(Path::to_str),
         one_worker: nginx.one_worker,
     };
     let tapped = input.is_tapped();
     let files = render::render(input).map_err(|err| refuse(err.to_string()))?;
-    let templates = !sources.is_empty();
-    Ok(Candidate { settings, resolved, slots, upstreams, templates, tapped, files, notes })
+    let mut intervals: BTreeMap<Lookup, Option<Duration>> = BTreeMap::new();
+    for upstream in upstreams.values() {
+        for lookup in upstream.servers.iter().filter_map(|server| Lookup::of(&server.address)) {
+            let interval = intervals.entry(lookup).or_insert(upstream.resolve);
+            *interval = interval.iter().chain(&upstream.resolve).min().copied();
+        }
+    }
+    Ok(Candidate { read, resolved, intervals, slots, peers, left_out, tapped, files, notes })
+}
+
+/// Most names that are warned of one by one: a DNS server that is down fails all of them.
+const MOST_NAMES_SAID: usize = 10;
+
+/// Where the names in these upstreams lead, and how many servers have no address.
+fn look_up(
+    upstreams: &Upstreams,
+    members: &Members,
+    anew: Anew,
+    ipv6: Ipv6,
+    notes: &mut Vec<Note>,
+) -> (Resolved, usize) {
+    let servers = upstreams.values().flat_map(|upstream| &upstream.servers);
+    let all = servers.filter_map(|server| Lookup::of(&server.address)).into_set();
+    let is_known = |lookup: &Lookup| anew < Anew::Everything && members.resolved.contains_key(lookup);
+    let unknown = all.iter().filter(|lookup| !is_known(lookup)).cloned().into_set();
+    let (mut resolved, mut failed) = (Resolved::new(), BTreeMap::new());
+    for (lookup, Answer { outcome, .. }) in dns::look_up_all(unknown, ipv6 == Ipv6::Routed) {
+        match outcome {
+            Outcome::Found(targets) => drop(resolved.insert(lookup, targets)),
+            Outcome::NoSuchName => drop(failed.insert(lookup, "no such name".to_owned())),
+            Outcome::Failed(reason) => drop(failed.insert(lookup, reason)),
+        }
+    }
+    for lookup in all {
+        let known = || members.resolved.get(&lookup).cloned().unwrap_or_default();
+        resolved.entry(lookup.clone()).or_insert_with(known);
+    }
+    let (mut left_out, mut said) = (0, 0);
+    for (name, upstream) in upstreams {
+        for server in &upstream.servers {
+            let Some(lookup) = Lookup::of(&server.address) else { continue };
+            let found = resolved.get(&lookup).is_some_and(|targets| !targets.is_empty());
+            left_out += usize::from(!found);
+            if let Some(reason) = failed.get(&lookup) {
+                let (upstream, variable) = (name.upstream(), &upstream.variable);
+                let what = if found { "keeps its last addresses in" } else { "is left out of" };
+                let text = format!("\"{variable}\": \"{}\" {what} {upstream}: {reason}", server.address);
+                said += 1;
+                if said <= MOST_NAMES_SAID {
+                    notes.push(Note { level: Level::Warn, text });
+                }
+            }
+        }
+    }
+    if said > MOST_NAMES_SAID {
+        let text = format!(
+            "{} more names have no addresses or keep their last ones; nginit list shows all",
+            said - MOST_NAMES_SAID
+        );
+        notes.push(Note { level: Level::Warn, text });
+    }
+    (resolved, left_out)
+}
+
+/// What is new about files that fail: each is told of once, and when it counts again.
+fn failing_notes(before: &[Failing], now: &[Failing]) -> Vec<Note> {
+    let new = now.iter().filter(|failing| !before.contains(failing));
+    let again = before.iter().filter(|failing| now.iter().all(|now| now.path != failing.path));
+    let again = again.map(|Failing { variable, path, .. }| {
+        let text = format!("\"{variable}\": \"{}\" is good again", path.display());
+        Note { level: Level::Notice, text }
+    });
+    new.map(|failing| Note { level: Level::Error, text: failing.to_string() }).chain(again).collect()
 }
 
 /// The system's authorities: Debian and Alpine, Fedora and its kin, others.

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use crate::nginx::conf;
 use crate::nginx::main::by_one_name;
+use crate::ordered::InOrder;
 use crate::render::generation;
 use crate::upstream::Files;
 
@@ -370,7 +371,7 @@ impl Disk {
     /// The first file that cannot be read.
     pub fn ours(&self) -> io::Result<Files> {
         let names = journal::ours(&self.live)?.into_iter();
-        names.map(|name| fs::read_to_string(self.live.join(&name)).map(|text| (name, text))).collect()
+        names.map(|name| fs::read_to_string(self.live.join(&name)).map(|text| (name, text))).try_into_map()
     }
 
     /// Whether the live files of ours are `files`, byte by byte, and no others, whatever their

@@ -16,6 +16,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
+use crate::ordered::InOrder;
 use crate::render::MARK;
 
 /// The last good set, or as much of it as the live one replaced.
@@ -265,7 +266,7 @@ fn list(dir: &Path) -> io::Result<BTreeSet<String>> {
     Ok(entries
         .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()))
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect())
+        .into_set())
 }
 
 /// Names of the files of ours in `dir`.

@@ -30,7 +30,7 @@ const CLOCK_TICK: Duration = Duration::from_millis(50);
 pub struct Others(BTreeMap<PathBuf, Look>);
 
 /// What changes when a file is replaced or written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Look {
     device: u64,
     inode: u64,
@@ -43,15 +43,26 @@ pub struct Look {
 impl Look {
     /// Looks at a regular file, also through links; nothing is none.
     pub fn at(path: &Path) -> Option<Self> {
-        let meta = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+        fs::metadata(path).ok().filter(fs::Metadata::is_file).map(|meta| Self::of(&meta))
+    }
+
+    /// How a file looks that has this record.
+    pub fn of(meta: &fs::Metadata) -> Self {
         let nanos = |secs: i64, nanos: i64| i128::from(secs) * 1_000_000_000 + i128::from(nanos);
-        Some(Self {
+        Self {
             device: meta.dev(),
             inode: meta.ino(),
             size: meta.size(),
             modified: nanos(meta.mtime(), meta.mtime_nsec()),
             changed: nanos(meta.ctime(), meta.ctime_nsec()),
-        })
+        }
+    }
+
+    /// Whether its content has changed within `time` before `now`. What is of the future, by a clock of
+    /// others, is not new.
+    pub fn is_new(&self, time: Duration, now: SystemTime) -> bool {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos().cast_signed();
+        (0..time.as_nanos().cast_signed()).contains(&(now - self.modified))
     }
 }
 

@@ -13,13 +13,17 @@ use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use crate::log::{self, Level};
+use crate::membership::Membership;
+use crate::ordered::InOrder;
 use crate::peers::PeerAddress;
 use crate::settings::Note;
 use crate::settings::servers::parse_address;
+use crate::settings::variables::ENV_STATE;
 use crate::slots::{Slot, Slots};
 use crate::upstream::{Address, Name};
 
@@ -72,12 +76,67 @@ pub fn write(private: &Path, slots: &Slots) -> io::Result<()> {
     if text(&path).is_ok_and(|old| old == new.as_bytes()) {
         return Ok(());
     }
+    replace(&path, &new)
+}
+
+/// Writes the file aside, and then renames it.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
     let aside = path.with_extension("new");
-    let written = fs::write(&aside, new).and_then(|()| fs::rename(&aside, &path));
+    let written = fs::write(&aside, text).and_then(|()| fs::rename(&aside, path));
     if written.is_err() {
         let _ = fs::remove_file(&aside);
     }
     written
+}
+
+/// What commands and servers have said, in a file of the operator's (`NGINIT_STATE`).
+#[derive(Debug)]
+pub struct Kept {
+    path: PathBuf,
+    /// What is in the file, as far as we know.
+    text: String,
+}
+
+impl Kept {
+    /// The file at `path`, which need not be there.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, text: String::new() }
+    }
+
+    /// Has `membership` take over what the file says. One that is bad is said, and does not count.
+    pub fn restore(&mut self, membership: &mut Membership) {
+        let restored = match text(&self.path) {
+            Err(err) if err.kind() == ErrorKind::NotFound => return,
+            Err(err) => Err(err.to_string()),
+            Ok(text) => membership.restore(&text, Instant::now()),
+        };
+        match restored {
+            Ok(()) => self.text = membership.to_text(),
+            Err(reason) => {
+                let path = self.path.display();
+                let text = format!(
+                    "\"{ENV_STATE}\": \"{path}\" is ignored, orders and announcements of before are forgotten: {reason}"
+                );
+                log::line(Level::Warn, "membership", &text);
+            }
+        }
+    }
+
+    /// Writes the text, if it is not that of the file.
+    pub fn write(&mut self, text: String) {
+        if text == self.text {
+            return;
+        }
+        match replace(&self.path, &text) {
+            Ok(()) => self.text = text,
+            Err(err) => {
+                let path = self.path.display();
+                let text =
+                    format!("\"{ENV_STATE}\": \"{path}\" cannot be written: {err}; a restart forgets what is new");
+                log::line(Level::Warn, "membership", &text);
+            }
+        }
+    }
 }
 
 /// The same where a failure costs no more than stickiness over a restart, and so only a warning.
@@ -105,7 +164,7 @@ fn text(path: &Path) -> io::Result<Vec<u8>> {
 fn to_text(slots: &Slots) -> io::Result<String> {
     let line = |slot: &Slot| Line { address: slot.address.to_string(), weight: slot.weight };
     let file: BTreeMap<&str, Vec<Line>> =
-        slots.iter().map(|(name, slots)| (name.as_str(), slots.iter().map(line).collect())).collect();
+        slots.iter().map(|(name, slots)| (name.as_str(), slots.iter().map(line).collect())).into_map();
     Ok(serde_json::to_string(&file)? + "\n")
 }
 
@@ -121,7 +180,7 @@ fn parse(text: &[u8]) -> Result<Slots, String> {
         };
         Ok((name, lines.into_iter().map(slot).collect::<Result<_, String>>()?))
     };
-    file.into_iter().map(upstream).collect()
+    file.into_iter().map(upstream).try_into_map()
 }
 
 /// An address in the one spelling that we write.
