@@ -1,20 +1,29 @@
 //! What can be asked of the running nginit, and what it answers: the types of both ends of the
 //! control socket, as JSON, as HTTP and as text for people.
 //!
-//! The protocol is HTTP/1.1: `GET /v1/status` and `POST /v1/reload[?wait=true]`. [`socket`] is its
-//! server, [`client`] asks it.
+//! The protocol is HTTP/1.1, with JSON in both directions; [`route`] has the table of it.
+//! [`socket`] and [`tcp`] let requests in, [`desk`] answers them, [`client`] asks.
+//! `docs/control.md` is its manual.
 
 pub mod client;
+pub mod desk;
+pub mod diff;
+pub mod listing;
+pub mod orders;
+pub mod route;
 pub mod socket;
-
-use std::fmt;
+pub mod status;
+mod stream;
+pub mod tcp;
+mod text;
+pub mod why;
 
 use serde::{Deserialize, Serialize};
 
-use crate::supervisor::Pid;
-
-const STATUS: &str = "/v1/status";
-const RELOAD: &str = "/v1/reload";
+pub use diff::{Diff, FileDiff, ServersDiff};
+pub use listing::{Listing, ServerState, ServerView, SourceKind, SourceView, UpstreamView};
+pub use orders::{Announcement, Order, Ordered, What};
+pub use status::{Draining, Outcome, Program, ReloadResult, Reloads, State, Status, UpstreamCount};
 
 /// What can be asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +35,26 @@ pub enum Request {
         /// Whether the answer is its outcome, and not only that it was taken.
         wait: bool,
     },
+    /// The servers and where they come from.
+    List {
+        /// Of this upstream alone, as it was typed.
+        upstream: Option<String>,
+    },
+    /// What a reload would change now.
+    Diff,
+    /// An operator's order.
+    Order(Order),
+    /// What a server says of itself.
+    Announce(Announcement),
+    /// What a Serf agent tells.
+    Serf(crate::serf::Event),
+}
+
+impl Request {
+    /// Whether its answer may take as long as a reload.
+    pub fn waits(&self) -> bool {
+        matches!(self, Self::Reload { wait: true } | Self::Order(Order { wait: true, .. }))
+    }
 }
 
 /// What is answered.
@@ -35,164 +64,33 @@ pub enum Reply {
     Status(Status),
     /// How the reload that was waited for ended.
     Outcome(Outcome),
-    /// The reload will be done.
+    /// It was taken, and will be done.
     Accepted,
-}
-
-/// How things are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// nginit itself.
-    pub nginit: Program,
-    /// The nginx that it runs.
-    pub nginx: Program,
-    /// What goes on.
-    pub state: State,
-    /// The generation that is live.
-    pub generation: u64,
-    /// Seconds since it is live.
-    pub live_secs: u64,
-    /// Its upstreams.
-    pub upstreams: Vec<UpstreamCount>,
-    /// Old generations whose workers still finish requests.
-    pub draining: Vec<Draining>,
-    /// Reloads since the start.
-    pub reloads: Reloads,
-    /// How the last of them ended, if there was one.
-    pub last: Option<Outcome>,
-    /// Seconds since then.
-    pub last_secs: Option<u64>,
-}
-
-/// A program that runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Program {
-    /// Its version, such as `1.30.6`.
-    pub version: String,
-    /// Its process, as it is known in the container.
-    pub pid: Pid,
-}
-
-/// What goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// nginx serves, and nothing else is under way.
-    Running,
-    /// A new generation is made, tested or waited for.
-    Reloading,
-    /// A reload waits for its time (`NGINIT_RELOAD_INTERVAL`).
-    Waiting,
-    /// A reload waits for old generations to finish requests (`NGINIT_RELOAD_BACKLOG`).
-    Held,
-    /// nginx finishes requests and ends.
-    Quitting,
-    /// nginx ends at once.
-    Stopping,
-}
-
-/// The servers of an upstream, counted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UpstreamCount {
-    /// nginx's name of it.
-    pub name: String,
-    /// Those that are in its list.
-    pub servers: usize,
-    /// Those that left the list and whose slots are kept.
-    pub gone: usize,
-}
-
-/// A generation that is live no more.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Draining {
-    /// Its number.
-    pub generation: u64,
-    /// Its workers that still finish requests.
-    pub workers: usize,
-}
-
-/// Reloads since the start, by how they ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reloads {
-    /// A new generation went live.
-    pub live: u64,
-    /// There was nothing new.
-    pub unchanged: u64,
-    /// What was new was refused.
-    pub refused: u64,
-}
-
-/// How a reload ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// How it ended.
-    pub result: ReloadResult,
-    /// The generation that is live after it.
-    pub generation: u64,
-    /// Why it was refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// Milliseconds from its start to its end.
-    pub took_ms: u64,
-}
-
-/// The three ends of a reload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ReloadResult {
-    /// A new generation is live: nginx has answered its number.
-    Live,
-    /// The configuration would be the same, byte by byte.
-    Unchanged,
-    /// The old generation stays.
-    Refused,
-}
-
-/// Why a request in HTTP asks for nothing that there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    /// The status.
-    pub(crate) code: u16,
-    /// What to say.
-    pub(crate) why: &'static str,
-    /// The methods that there are, where it is the method that there is not.
-    pub(crate) allow: Option<&'static str>,
-}
-
-impl Request {
-    /// The request's method and target in HTTP.
-    pub(crate) fn line(&self) -> (&'static str, &'static str) {
-        match self {
-            Self::Status => ("GET", STATUS),
-            Self::Reload { wait: false } => ("POST", RELOAD),
-            Self::Reload { wait: true } => ("POST", "/v1/reload?wait=true"),
-        }
-    }
-
-    /// What such a request asks for.
-    pub(crate) fn parse(method: &str, path: &str, query: Option<&str>) -> Result<Self, Refusal> {
-        let refuse = |code, why, allow| Err(Refusal { code, why, allow });
-        match (path, method) {
-            (STATUS, "GET" | "HEAD") => Ok(Self::Status),
-            (STATUS, _) => refuse(405, "a status is asked for with GET", Some("GET, HEAD")),
-            (RELOAD, "POST") => match query {
-                None | Some("" | "wait=false") => Ok(Self::Reload { wait: false }),
-                Some("wait=true") => Ok(Self::Reload { wait: true }),
-                Some(_) => refuse(400, "only wait=true and wait=false are known here", None),
-            },
-            (RELOAD, _) => refuse(405, "a reload is asked for with POST", Some("POST")),
-            _ => refuse(404, "there are GET /v1/status and POST /v1/reload[?wait=true]", None),
-        }
-    }
+    /// The servers and where they come from.
+    Listing(Listing),
+    /// What a reload would change.
+    Diff(Diff),
+    /// What became of an order or an announcement.
+    Ordered(Ordered),
+    /// It is not done.
+    Refused {
+        /// The HTTP status: 404 what there is not, 409 what contradicts, 503 what cannot be now.
+        code: u16,
+        /// Why, for whoever asked.
+        reason: String,
+    },
 }
 
 impl Reply {
     /// The HTTP status: such that `curl --fail` fails on a reload that was refused.
     pub(crate) fn code(&self) -> u16 {
+        let refused = |outcome: &Outcome| outcome.result == ReloadResult::Refused;
         match self {
             Self::Accepted => 202,
-            Self::Outcome(outcome) if outcome.result == ReloadResult::Refused => 409,
-            Self::Outcome(_) | Self::Status(_) => 200,
+            Self::Outcome(outcome) if refused(outcome) => 409,
+            Self::Ordered(Ordered { outcome: Some(outcome), .. }) if refused(outcome) => 409,
+            Self::Outcome(_) | Self::Status(_) | Self::Listing(_) | Self::Diff(_) | Self::Ordered(_) => 200,
+            Self::Refused { code, .. } => *code,
         }
     }
 
@@ -205,6 +103,10 @@ impl Reply {
             Self::Status(status) => serde_json::to_string(status),
             Self::Outcome(outcome) => serde_json::to_string(outcome),
             Self::Accepted => Ok(r#"{"result":"accepted"}"#.to_owned()),
+            Self::Listing(listing) => serde_json::to_string(listing),
+            Self::Diff(diff) => serde_json::to_string(diff),
+            Self::Ordered(ordered) => serde_json::to_string(ordered),
+            Self::Refused { reason, .. } => Ok(Sorry::to_json(reason)),
         }
     }
 }
@@ -221,187 +123,80 @@ impl Sorry {
     }
 }
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Running => "running",
-            Self::Reloading => "reloading",
-            Self::Waiting => "waiting",
-            Self::Held => "held",
-            Self::Quitting => "quitting",
-            Self::Stopping => "stopping",
-        })
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let generation = self.generation;
-        match self.result {
-            ReloadResult::Live => write!(f, "generation {generation} is live, {} ms", self.took_ms),
-            ReloadResult::Unchanged => write!(f, "nothing has changed, generation {generation} stays live"),
-            ReloadResult::Refused => {
-                let reason = self.reason.as_deref().unwrap_or("no reason is known").trim_end();
-                write!(f, "refused, generation {generation} stays live: {reason}")
-            }
-        }
-    }
-}
-
-/// Lines of a name and a value each, and a table of the upstreams.
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Reloads { live, unchanged, refused } = self.reloads;
-        writeln!(f, "nginit      {}, pid {}", self.nginit.version, self.nginit.pid)?;
-        writeln!(f, "nginx       {}, pid {}", self.nginx.version, self.nginx.pid)?;
-        writeln!(f, "state       {}", self.state)?;
-        writeln!(f, "generation  {}, live for {}", self.generation, Ago(self.live_secs))?;
-        writeln!(f, "reloads     {live} live, {unchanged} unchanged, {refused} refused")?;
-        if let Some(last) = &self.last {
-            let ago = self.last_secs.map_or_else(String::new, |secs| format!("{} ago: ", Ago(secs)));
-            writeln!(f, "last        {ago}{}", one_line(&last.to_string()))?;
-        }
-        for (index, Draining { generation, workers }) in self.draining.iter().enumerate() {
-            let name = if index == 0 { "draining" } else { "" };
-            let s = if *workers == 1 { "" } else { "s" };
-            writeln!(f, "{name:<12}generation {generation}, {workers} worker{s}")?;
-        }
-        if self.upstreams.is_empty() {
-            return Ok(());
-        }
-        let width = self.upstreams.iter().map(|u| u.name.len()).max().unwrap_or(0).max("UPSTREAM".len());
-        writeln!(f, "\n{:<width$}  SERVERS  GONE", "UPSTREAM")?;
-        for UpstreamCount { name, servers, gone } in &self.upstreams {
-            writeln!(f, "{name:<width$}  {servers:>7}  {gone:>4}")?;
-        }
-        Ok(())
-    }
-}
-
-/// Seconds, as a time in nginx's syntax of at most two units.
-struct Ago(u64);
-
-impl fmt::Display for Ago {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (mins, hours, days) = (self.0 / 60, self.0 / 3600, self.0 / 86_400);
-        let (large, unit, small, next) = match self.0 {
-            0..60 => return write!(f, "{}s", self.0),
-            60..3600 => (mins, "m", self.0 % 60, "s"),
-            3600..86_400 => (hours, "h", mins % 60, "m"),
-            _ => (days, "d", hours % 24, "h"),
-        };
-        if small == 0 { write!(f, "{large}{unit}") } else { write!(f, "{large}{unit}{small}{next}") }
-    }
-}
-
-/// `text` in one line that no terminal takes for a command.
-fn one_line(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        match c {
-            '\n' => out.push_str(" | "),
-            c if c.is_control() => out.extend(c.escape_default()),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
+    use super::route::Route;
+    use super::status::tests::{outcome, status};
     use super::*;
+    use std::num::NonZeroU16;
+    use std::time::Duration;
 
-    fn outcome(result: ReloadResult, reason: Option<&str>) -> Outcome {
-        Outcome { result, generation: 7, reason: reason.map(str::to_owned), took_ms: 41 }
+    fn through_http(request: &Request) -> Request {
+        let (method, target) = request.line();
+        let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
+        let route = Route::find(method, path, query).unwrap();
+        let body = request.body().unwrap();
+        assert_eq!(route.longest_body().is_some(), !body.is_empty(), "{target}");
+        route.request(body.as_bytes(), None).unwrap()
     }
 
-    fn status() -> Status {
-        let upstream = |name: &str, servers, gone| UpstreamCount { name: name.to_owned(), servers, gone };
-        Status {
-            nginit: Program { version: "0.1.0".to_owned(), pid: 1 },
-            nginx: Program { version: "1.30.6".to_owned(), pid: 7 },
-            state: State::Running,
-            generation: 7,
-            live_secs: 192,
-            upstreams: vec![upstream("dynamic_backend", 12, 0), upstream("x", 10_000, 1)],
-            draining: vec![Draining { generation: 5, workers: 1 }, Draining { generation: 6, workers: 2 }],
-            reloads: Reloads { live: 6, unchanged: 2, refused: 1 },
-            last: Some(outcome(ReloadResult::Refused, Some("unknown directive \"x\"\nin\u{1b} y:1\n"))),
-            last_secs: Some(3600),
-        }
+    fn order(what: What, wait: bool) -> Request {
+        Request::Order(Order { what, upstream: "dynamic".to_owned(), server: "10.0.0.1:80;backup".to_owned(), wait })
     }
 
-    #[test]
-    fn a_status_is_columns_for_people() {
-        let want = "\
-nginit      0.1.0, pid 1
-nginx       1.30.6, pid 7
-state       running
-generation  7, live for 3m12s
-reloads     6 live, 2 unchanged, 1 refused
-last        1h ago: refused, generation 7 stays live: unknown directive \"x\" | in\\u{1b} y:1
-draining    generation 5, 1 worker
-            generation 6, 2 workers
-
-UPSTREAM         SERVERS  GONE
-dynamic_backend       12     0
-x                  10000     1
-";
-        assert_eq!(status().to_string(), want);
-        let bare = Status { upstreams: Vec::new(), draining: Vec::new(), last: None, last_secs: None, ..status() };
-        assert_eq!(bare.to_string(), want.lines().take(5).map(|line| format!("{line}\n")).collect::<String>());
-    }
-
-    #[test]
-    fn a_status_is_json_for_programs() {
-        let want = concat!(
-            r#"{"nginit":{"version":"0.1.0","pid":1},"nginx":{"version":"1.30.6","pid":7},"state":"running","#,
-            r#""generation":7,"live_secs":192,"upstreams":[{"name":"dynamic_backend","servers":12,"gone":0},"#,
-            r#"{"name":"x","servers":10000,"gone":1}],"draining":[{"generation":5,"workers":1},"#,
-            r#"{"generation":6,"workers":2}],"reloads":{"live":6,"unchanged":2,"refused":1},"last":{"result":"refused","#,
-            r#""generation":7,"reason":"unknown directive \"x\"\nin\u001b y:1\n","took_ms":41},"last_secs":3600}"#
-        );
-        assert_eq!(Reply::Status(status()).to_json().unwrap(), want);
-    }
-
-    #[test]
-    fn an_outcome_is_one_line() {
-        let text = |result, reason| outcome(result, reason).to_string();
-        assert_eq!(text(ReloadResult::Live, None), "generation 7 is live, 41 ms");
-        assert_eq!(text(ReloadResult::Unchanged, None), "nothing has changed, generation 7 stays live");
-        assert_eq!(text(ReloadResult::Refused, Some("no\n")), "refused, generation 7 stays live: no");
-    }
-
-    #[test]
-    fn a_state_reads_the_same_everywhere() {
-        for state in [State::Running, State::Reloading, State::Waiting, State::Held, State::Quitting, State::Stopping] {
-            assert_eq!(serde_json::to_string(&state).unwrap(), format!("\"{state}\""));
-        }
-    }
-
-    #[test]
-    fn what_is_not_known_is_refused() {
-        let code = |method, path, query| Request::parse(method, path, query).unwrap_err().code;
-        assert_eq!(code("GET", "/", None), 404);
-        assert_eq!(code("GET", "/v1/status/", None), 404);
-        assert_eq!(code("POST", "/v1/status", None), 405);
-        assert_eq!(code("GET", "/v1/reload", None), 405);
-        assert_eq!(code("POST", "/v1/reload", Some("wait=maybe")), 400);
+    fn listing() -> Listing {
+        Listing { upstreams: vec![listing::tests::upstream()], sources: listing::tests::sources() }
     }
 
     #[test]
     fn what_one_end_writes_the_other_reads() {
-        let outcomes = [ReloadResult::Live, ReloadResult::Unchanged, ReloadResult::Refused]
-            .map(|result| (Request::Reload { wait: true }, Reply::Outcome(outcome(result, None))));
+        let outcomes = [ReloadResult::Live, ReloadResult::Unchanged, ReloadResult::Refused];
+        let waited = outcomes.map(|result| (Request::Reload { wait: true }, Reply::Outcome(outcome(result, None))));
         let states = [State::Running, State::Reloading, State::Waiting, State::Held, State::Quitting, State::Stopping];
         let states = states.map(|state| (Request::Status, Reply::Status(Status { state, ..status() })));
-        let taken = (Request::Reload { wait: false }, Reply::Accepted);
-        for (request, reply) in outcomes.into_iter().chain(states).chain([taken]) {
-            let (method, target) = request.line();
-            let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-            assert_eq!(Request::parse(method, path, query), Ok(request.clone()));
+        let ordered = |outcome| Reply::Ordered(Ordered { changed: true, notes: vec!["x".to_owned()], outcome });
+        let whats = [What::Add, What::Remove, What::Drain, What::Undrain, What::Weight(NonZeroU16::MAX)];
+        let orders = whats.map(|what| (order(what, false), ordered(None)));
+        let waits = outcomes.map(|result| (order(What::Drain, true), ordered(Some(outcome(result, Some("no"))))));
+        let announcement = Announcement {
+            upstream: "X".to_owned(),
+            server: Some("x:1".to_owned()),
+            port: None,
+            ttl: Duration::from_millis(1500),
+            weight: NonZeroU16::new(3),
+            peer: None,
+        };
+        let withdrawal = Announcement { ttl: Duration::ZERO, weight: None, ..announcement.clone() };
+        let member = r#"{"name":"a","address":"10.0.0.1","role":"web","tags":{"role":"web"}}"#;
+        let event = serde_json::from_str(&format!(r#"{{"kind":"join","members":[{member}]}}"#)).unwrap();
+        let diff = Diff {
+            files: vec![FileDiff { name: "x.conf".to_owned(), diff: "+x".to_owned() }],
+            servers: vec![ServersDiff { upstream: "x_backend".to_owned(), ..ServersDiff::default() }],
+            reload: true,
+        };
+        let others = [
+            (Request::Reload { wait: false }, Reply::Accepted),
+            (Request::List { upstream: None }, Reply::Listing(Listing::default())),
+            (Request::List { upstream: Some("x_backend".to_owned()) }, Reply::Listing(listing())),
+            (Request::Diff, Reply::Diff(diff)),
+            (Request::Announce(announcement), ordered(None)),
+            (Request::Announce(withdrawal), Reply::Ordered(Ordered::default())),
+            (Request::Serf(event), Reply::Accepted),
+        ];
+        for (request, reply) in waited.into_iter().chain(states).chain(orders).chain(waits).chain(others) {
+            assert_eq!(through_http(&request), request);
             let json = reply.to_json().unwrap();
             assert_eq!(client::read(&request, reply.code(), json.as_bytes()).unwrap(), reply, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_its_reason() {
+        let refused = Reply::Refused { code: 409, reason: "no".to_owned() };
+        for request in [Request::Status, order(What::Add, true), Request::List { upstream: None }] {
+            let json = refused.to_json().unwrap();
+            let err = client::read(&request, refused.code(), json.as_bytes()).unwrap_err();
+            assert!(matches!(&err, client::AskError::Refused(reason) if reason == "no"), "{err:?}");
         }
     }
 
@@ -412,21 +207,13 @@ x                  10000     1
         assert_eq!(error(Request::Status, 502, "<html>"), "status 502");
         assert_eq!(error(Request::Reload { wait: true }, 202, ""), "status 202");
         assert!(error(Request::Status, 200, "{}").starts_with("it is no answer of nginit's: missing field"));
+        assert!(error(order(What::Add, true), 200, "{}").starts_with("it is no answer of nginit's: missing field"));
     }
 
     #[test]
-    fn times_have_at_most_two_units() {
-        for (secs, text) in [
-            (0, "0s"),
-            (59, "59s"),
-            (60, "1m"),
-            (3599, "59m59s"),
-            (3600, "1h"),
-            (86_399, "23h59m"),
-            (90_000, "1d1h"),
-            (u64::MAX, "213503982334601d7h"),
-        ] {
-            assert_eq!(Ago(secs).to_string(), text);
-        }
+    fn only_what_waits_for_a_reload_waits() {
+        assert!(Request::Reload { wait: true }.waits() && order(What::Add, true).waits());
+        assert!(!Request::Reload { wait: false }.waits() && !order(What::Add, false).waits());
+        assert!(!Request::Status.waits() && !Request::Diff.waits());
     }
 }

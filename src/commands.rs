@@ -1,4 +1,9 @@
-//! The commands that end by themselves: reload, status, render, check, healthcheck, help.
+//! The commands that end by themselves: render, check, healthcheck and help here, those that ask the
+//! running nginit in [`control`], texts for shells in [`shells`].
+
+pub mod control;
+pub mod serf;
+pub mod shells;
 
 use std::ffi::OsString;
 use std::fs;
@@ -6,40 +11,78 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use clap::CommandFactory;
+use control::Form;
 
-use crate::admin::client::{self, AskError};
-use crate::admin::{ReloadResult, Reply, Request};
+use crate::admin::{Announcement, Order, What};
 use crate::ask;
-use crate::cli::Cli;
+use crate::cli::{Cli, Commands, JsonForm, OrderArgs, Place, Waits};
 use crate::exit::{Failure, Status};
-use crate::inputs::Env;
+use crate::inputs::{Env, Mode};
+use crate::membership::Members;
 use crate::nginx::command::{self, CommandLine};
 use crate::nginx::{self, conf, facts::Version, reading};
-use crate::reload::candidate::{self, Candidate, Known, Runs};
+use crate::reload::candidate::{self, Anew, Candidate, Runs};
 use crate::reload::disk::Disk;
 use crate::reload::state;
 use crate::settings::{self, Settings, listen, variables};
 use crate::upstream::Listen;
 
-/// Longest wait for an answer that takes no time.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// What `render` assumes of nginx where none is installed: the oldest version that is supported.
 const OLDEST_NGINX: Version = Version(1, 22, 0);
+
+/// Does what a command says.
+///
+/// # Errors
+/// The status and what to print before ending with it.
+pub fn run(env: &Env, command: Commands) -> Result<Status, Failure> {
+    let form = |form: JsonForm| if form.json { Form::Json } else { Form::Text };
+    let order = |what, OrderArgs { place: Place { upstream, server }, waits: Waits { wait, timeout }, form: json }| {
+        control::order(env, Order { what, upstream, server, wait }, timeout, form(json))
+    };
+    match command {
+        // What runs until nginx ends is no command of these.
+        Commands::Run { .. } | Commands::Other(_) => help(None),
+        Commands::Reload { waits: Waits { wait, timeout }, form: json } => {
+            control::reload(env, wait, timeout, form(json))
+        }
+        Commands::Status { csv: true, .. } => control::status(env, Form::Csv),
+        Commands::Status { form: json, .. } => control::status(env, form(json)),
+        Commands::List { upstream, form: json } => control::list(env, upstream, form(json)),
+        Commands::Why { server, form: json } => control::why(env, &server, form(json)),
+        Commands::Diff { form: json } => control::diff(env, form(json)),
+        Commands::Add(args) => order(What::Add, args),
+        Commands::Remove(args) => order(What::Remove, args),
+        Commands::Drain(args) => order(What::Drain, args),
+        Commands::Undrain(args) => order(What::Undrain, args),
+        Commands::Weight { order: args, weight } => order(What::Weight(weight), args),
+        Commands::Announce { place: Place { upstream, server }, ttl, every, weight, form: json } => {
+            let server = Some(server);
+            let announcement = Announcement { upstream, server, port: None, ttl, weight, peer: None };
+            control::announce(env, announcement, every, form(json))
+        }
+        Commands::Top => control::top(env),
+        Commands::Serf => serf::run(env),
+        Commands::Render { out } => render(env, out.as_deref()),
+        Commands::Check { command } => check(env, command),
+        Commands::Healthcheck => healthcheck(env),
+        Commands::Completions { shell } => print(&shells::completions(&Cli::command(), shell)),
+        Commands::Man => print(&shells::man(&mut Cli::command())),
+        Commands::Help { topic } => help(topic.as_deref()),
+    }
+}
 
 /// A candidate from what the environment says now, with the slots that a start would find, for the
 /// nginx whose version `version` tells.
 fn made(env: &Env, version: impl FnOnce(&Settings) -> Result<Version, Failure>) -> Result<Candidate, Failure> {
-    let (settings, mut notes) = candidate::settings(env)?;
-    let version = version(&settings)?;
-    let (slots, note) = state::read(Disk::new(&settings.conf_dir).private());
-    notes.extend(note);
-    let known = Known { slots, ..Known::default() };
+    let mut inputs = candidate::inputs(env, Mode::Strict)?;
+    let version = version(&inputs.settings)?;
+    let (slots, note) = state::read(Disk::new(&inputs.settings.conf_dir).private());
+    inputs.notes.extend(note);
     let runs = Runs { version, clients: None, one_worker: false };
-    let candidate = candidate::render(env, settings, notes, &runs, 1, &known)?;
+    let read = candidate::complete(inputs, Anew::Everything, None)?;
+    let candidate = candidate::render(read, &Members::default(), Anew::Everything, &runs, 1, &slots)?;
     candidate::log_notes(&candidate.notes);
     Ok(candidate)
 }
@@ -78,10 +121,10 @@ pub fn check(env: &Env, argv: Vec<OsString>) -> Result<Status, Failure> {
     let nginx = found.ok_or_else(|| refuse("nginx was not looked for".to_owned()))?;
     let main = options.main_conf(&nginx.facts);
 
-    let dir = private_dir(&candidate.settings.conf_dir).map_err(|err| {
+    let dir = private_dir(&candidate.read.inputs.settings.conf_dir).map_err(|err| {
         refuse(format!("neither the temporary directory nor NGINIT_CONF_DIR can hold a copy to test: {err}"))
     })?;
-    let disk = Disk::staged_in(&candidate.settings.conf_dir, &dir.join("stage"));
+    let disk = Disk::staged_in(&candidate.read.inputs.settings.conf_dir, &dir.join("stage"));
     let tested = (|| {
         let staged = disk.stage(&candidate.files).and_then(|()| disk.stage_main(&candidate.files, &main));
         let staged = staged.map_err(|err| match err.kind() {
@@ -152,64 +195,6 @@ fn live_listen(dir: &Path) -> Vec<Listen> {
 fn asked_listen(env: &Env) -> Vec<Listen> {
     let text = env.text(variables::ENV_LISTEN).unwrap_or_else(|| variables::DEFAULT_LISTEN.to_owned());
     settings::tokens(&text).filter_map(|token| listen::parse_entry(token).ok()).collect()
-}
-
-/// Has the running nginit reload, and waits for its outcome if asked to, for as long as `timeout`;
-/// zero is for ever.
-///
-/// # Errors
-/// That nobody answers, the reason of a refusal, or that the time is over.
-pub fn reload(env: &Env, wait: bool, timeout: Duration) -> Result<Status, Failure> {
-    match ask(env, &Request::Reload { wait }, timeout)? {
-        Reply::Outcome(outcome) if outcome.result == ReloadResult::Refused => {
-            Err(Failure::new(Status::Failure, outcome.to_string()))
-        }
-        Reply::Outcome(outcome) => print(&format!("{outcome}\n")),
-        Reply::Accepted | Reply::Status(_) => print("taken; nginit status tells what came of it\n"),
-    }
-}
-
-/// Prints how the running nginit does.
-///
-/// # Errors
-/// That nobody answers.
-pub fn status(env: &Env, json: bool) -> Result<Status, Failure> {
-    let reply = ask(env, &Request::Status, STATUS_TIMEOUT);
-    // Status 2 is for a reload alone.
-    let reply = reply.map_err(|failure| Failure { status: Status::Failure, ..failure })?;
-    match reply {
-        Reply::Status(status) if !json => print(&status.to_string()),
-        reply => {
-            let text = reply.to_json().map_err(|err| Failure::new(Status::Failure, err.to_string()))?;
-            print(&(text + "\n"))
-        }
-    }
-}
-
-/// Asks the nginit that runs beside this one.
-fn ask(env: &Env, request: &Request, timeout: Duration) -> Result<Reply, Failure> {
-    let control = variables::ENV_CONTROL;
-    let path = env.text(control).unwrap_or_else(|| variables::DEFAULT_CONTROL.to_owned());
-    if path == "off" {
-        let reason = format!("{control} is off, so no nginit can be asked; docker kill -s HUP CONTAINER reloads too");
-        return Err(Failure::new(Status::Failure, reason));
-    }
-    let limit = Some(timeout).filter(|time| !time.is_zero());
-    client::ask(Path::new(&path), request, limit).map_err(|err| match err {
-        AskError::Unreachable(err) => {
-            let remedy = match err.kind() {
-                io::ErrorKind::PermissionDenied => "run this as the user that nginit runs as".to_owned(),
-                _ => format!(
-                    "run this inside of nginit's container (docker exec CONTAINER nginit …), with the {control} that it has"
-                ),
-            };
-            Failure::new(Status::Failure, format!("no nginit answers on \"{path}\": {err}; {remedy}"))
-        }
-        AskError::Timeout => {
-            Failure::new(Status::Timeout, format!("no answer on \"{path}\" within {timeout:?}; what was asked for goes on"))
-        }
-        AskError::Refused(_) | AskError::Protocol(_) => Failure::new(Status::Failure, format!("\"{path}\": {err}")),
-    })
 }
 
 /// Prints help.

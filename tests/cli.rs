@@ -20,7 +20,28 @@ fn nginit(args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String) 
 fn every_command_explains_itself() {
     let (code, help, _) = nginit(&["--help"], &[]);
     assert_eq!(code, Some(0));
-    for command in ["run", "reload", "status", "render", "check", "healthcheck", "help"] {
+    for command in [
+        "run",
+        "reload",
+        "status",
+        "list",
+        "why",
+        "diff",
+        "add",
+        "remove",
+        "drain",
+        "undrain",
+        "weight",
+        "announce",
+        "top",
+        "serf",
+        "render",
+        "check",
+        "healthcheck",
+        "completions",
+        "man",
+        "help",
+    ] {
         assert!(help.contains(&format!("  {command} ")), "{help}");
         let (code, own, _) = nginit(&[command, "--help"], &[]);
         assert_eq!(code, Some(0), "{command}");
@@ -155,7 +176,6 @@ fn a_command_waits_no_longer_than_it_is_told() {
 
 #[test]
 fn commands_tell_what_was_answered() {
-    use nginit::admin::socket::Listener;
     use nginit::admin::{Outcome, ReloadResult, Reply, Request};
 
     let outcome = |result, reason: Option<&str>| {
@@ -175,12 +195,12 @@ fn commands_tell_what_was_answered() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("control.sock");
-        let answer = move |asked: nginit::admin::socket::Asked| {
+        let answer = move |asked: nginit::admin::desk::Asked| {
             let waits = asked.request == Request::Reload { wait: true };
             asked.answer(if waits { reply.clone() } else { Reply::Accepted });
             true
         };
-        let _serving = Listener::open(&socket).unwrap().serve(answer).unwrap();
+        let _serving = support::control(&socket, answer);
         let env = [("NGINIT_CONTROL", socket.to_str().unwrap())];
         assert_eq!(nginit(&["reload", "--wait"], &env), want);
         let taken = "taken; nginit status tells what came of it\n";

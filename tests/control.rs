@@ -17,8 +17,10 @@ use std::thread;
 use std::time::Duration;
 
 use nginit::admin::client::{self, AskError};
-use nginit::admin::socket::{Asked, Listener, Serving};
+use nginit::admin::desk::Asked;
+use nginit::admin::socket::Listener;
 use nginit::admin::{Outcome, Program, ReloadResult, Reloads, Reply, Request, State, Status};
+use nginit::control::Control as Serving;
 use support::{PATIENCE, eventually};
 
 fn status() -> Status {
@@ -63,6 +65,7 @@ impl Control {
                     Request::Status => asked.answer(Reply::Status(status())),
                     Request::Reload { wait: false } => asked.answer(Reply::Accepted),
                     Request::Reload { wait: true } => kept.lock().unwrap().push(asked),
+                    _ => asked.answer(Reply::Refused { code: 503, reason: "not here".to_owned() }),
                 }
             }
         });
@@ -72,7 +75,7 @@ impl Control {
     fn serve(ask: impl Fn(Asked) -> bool + Send + Sync + 'static) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
-        let serving = Listener::open(&path).unwrap().serve(ask).unwrap();
+        let serving = support::control(&path, ask);
         Self { path, serving: Mutex::new(Some(serving)), waiting: Arc::default(), _dir: dir }
     }
 
@@ -141,8 +144,26 @@ fn the_socket_is_its_owners_alone_and_goes_with_the_listener() {
     drop(listener);
     assert!(!path.exists());
     // The same while it is served.
-    drop(Listener::open(&path).unwrap().serve(|_| false).unwrap());
+    drop(support::control(&path, |_| false));
     assert!(!path.exists());
+}
+
+#[test]
+fn a_socket_that_is_removed_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run/control.sock");
+    let control = support::control(&path, |_| false);
+    for _ in 0..2 {
+        eventually("it is served", || UnixStream::connect(&path).is_ok().then_some(()));
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        eventually("it is back", || (path.exists() && mode(&path) == 0o600).then_some(()));
+    }
+    // What another one put there is left alone.
+    fs::remove_file(&path).unwrap();
+    let theirs = UnixListener::bind(&path).unwrap();
+    drop(control);
+    assert!(path.exists() && UnixStream::connect(&path).is_ok());
+    drop(theirs);
 }
 
 #[test]

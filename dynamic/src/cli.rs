@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use crate::announce::Announce;
+
 /// A demo REST API: answers `/api/student` with random students and says in X-Server who answered.
 #[derive(Debug, clap::Parser)]
 #[command(version)]
@@ -15,6 +17,10 @@ pub struct Cli {
     /// What X-Server says; the host's name and the port when empty or not given.
     #[arg(long, env = "SERVER_NAME", value_name = "NAME")]
     pub name: Option<String>,
+
+    /// Announcing it to a proxy.
+    #[command(flatten)]
+    pub announce: Announce,
 }
 
 #[cfg(test)]

@@ -4,16 +4,19 @@
 //! asks can see which copy answered, and `?delay_ms=` makes a request last, so that a graceful stop can
 //! be seen to wait for it. It keeps no state and trusts no input.
 //!
+//! - `announce`: the heartbeat that tells a proxy of it
 //! - `cli`: the command line and its environment variables
 //! - `api`: paths, answers, headers
 //! - `students`: the made-up students
 //! - `server`: listening, and stopping without losing a request
 
+mod announce;
 mod api;
 mod cli;
 mod server;
 mod students;
 
+pub use announce::{Announce, Url};
 pub use cli::Cli;
 
 use anyhow::Context as _;

@@ -11,11 +11,15 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::announce::Heart;
 use crate::api::{self, MAX_DELAY};
 use crate::cli::Cli;
 
 /// Longest wait for requests to finish after a signal: the longest request there is, and a little to send it.
 const STOP_TIMEOUT: Duration = MAX_DELAY.saturating_add(Duration::from_secs(2));
+
+/// How long we still take requests once a proxy knows that we go: its lists settle, and its reloads are spaced.
+const LEAVING: Duration = Duration::from_millis(1500);
 
 pub(crate) async fn serve(cli: Cli) -> anyhow::Result<()> {
     // Before the port is open, so that whoever saw the port open can rely on a graceful stop.
@@ -37,10 +41,27 @@ pub(crate) async fn serve(cli: Cli) -> anyhow::Result<()> {
     let server = async move { server.await };
     tokio::pin!(server);
 
+    let heart = match cli.announce.to.clone() {
+        Some(url) => Some(Heart::start(cli.announce, url, address.port()).context("starting a thread")?),
+        None => None,
+    };
+
     let first = tokio::select! {
         ended = &mut server => return ended.context("serving"),
         name = signals.next() => name,
     };
+    if let Some(heart) = heart {
+        note(format_args!("notice {first}: taking the announcement back"));
+        let leaving = async {
+            let _ = tokio::task::spawn_blocking(|| heart.stop()).await; // it tells by itself what fails
+            tokio::time::sleep(LEAVING).await;
+        };
+        tokio::select! {
+            ended = &mut server => return ended.context("serving"),
+            _ = signals.next() => {}
+            () = leaving => {}
+        }
+    }
     note(format_args!("notice {first}: finishing requests, then stopping"));
     let _ = stop.send(());
     tokio::select! {
@@ -68,7 +89,7 @@ fn host_name() -> String {
 }
 
 /// One line on stderr. A demo that lost its stderr still serves.
-fn note(line: std::fmt::Arguments<'_>) {
+pub(crate) fn note(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "dynamic {line}");
 }
 

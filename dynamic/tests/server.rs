@@ -274,3 +274,57 @@ fn name_that_is_no_header_is_refused() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("\"SERVER_NAME\" \"a\\nb\""), "{said}");
 }
+
+/// One heartbeat as it comes in: head and body. Answered with `status`.
+fn heartbeat(proxy: &TcpListener, status: &str) -> (String, Value) {
+    let (mut stream, _) = proxy.accept().expect("a connection");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let mut text = Vec::new();
+    let (head, length) = loop {
+        let mut bytes = [0; 1024];
+        let count = stream.read(&mut bytes).expect("a request");
+        assert!(count > 0, "it ended early");
+        text.extend_from_slice(&bytes[..count]);
+        let so_far = String::from_utf8_lossy(&text).into_owned();
+        if let Some((head, body)) = so_far.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).expect("a length");
+            if body.len() == length.parse::<usize>().expect("a number") {
+                break (head.to_owned(), body.len());
+            }
+        }
+    };
+    let _ = stream.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\n{{}}").as_bytes());
+    (head, serde_json::from_slice(&text[text.len() - length..]).expect("JSON"))
+}
+
+#[test]
+fn it_announces_itself_until_it_ends_and_serves_until_the_proxy_knows() {
+    let proxy = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", proxy.local_addr().expect("an address"));
+    let token = std::env::temp_dir().join(format!("dynamic-token-{}", std::process::id()));
+    std::fs::write(&token, "0123456789abcdef\n").expect("a file");
+    let file = token.to_str().expect("a path");
+    let args = ["--announce-url", &url, "--announce-token-file", file, "--announce-ttl", "1"];
+    let server = Server::start(&args);
+    let beat = |ttl: &str| serde_json::json!({ "upstream": "dynamic", "port": server.address.port(), "ttl": ttl });
+    // One that fails is not the last.
+    let (head, body) = heartbeat(&proxy, "503 no");
+    assert!(head.starts_with("POST /v1/announce HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("\r\nAuthorization: Bearer 0123456789abcdef\r\n"), "{head}");
+    assert_eq!(body, beat("1s"));
+    assert_eq!(heartbeat(&proxy, "200 OK").1, beat("1s"));
+    server.signal(Signal::TERM);
+    let last = loop {
+        let (_, body) = heartbeat(&proxy, "200 OK");
+        // Still there for whoever was sent before the proxy knew.
+        assert_eq!(server.get("/api/student").status, 200);
+        if body != beat("1s") {
+            break body;
+        }
+    };
+    assert_eq!(last, beat("0s"));
+    let (status, said) = server.end();
+    assert!(status.success() && said.contains("warn announcing to ") && said.contains("status 503"), "{said}");
+    assert!(!said.contains("0123456789abcdef"), "{said}");
+    let _ = std::fs::remove_file(&token);
+}

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::HOST;
@@ -65,8 +65,9 @@ async fn exchange(path: &Path, request: &Request) -> Result<Reply, AskError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection);
     let (method, target) = request.line();
-    let asked = hyper::Request::builder().method(method).uri(target).header(HOST, "nginit").body(Empty::<Bytes>::new());
-    let asked = asked.map_err(|err| AskError::Protocol(err.to_string()))?;
+    let asked = hyper::Request::builder().method(method).uri(&*target).header(HOST, "nginit");
+    let body = request.body().map_err(|err| AskError::Protocol(err.to_string()))?;
+    let asked = asked.body(Full::<Bytes>::from(body)).map_err(|err| AskError::Protocol(err.to_string()))?;
     let answer = sender.send_request(asked).await.map_err(broken)?;
     let code = answer.status().as_u16();
     let text = answer.into_body().collect().await.map_err(broken)?.to_bytes();
@@ -88,11 +89,21 @@ pub(super) fn read(request: &Request, code: u16, text: &[u8]) -> Result<Reply, A
     let reply = match (request, code) {
         (Request::Status, 200) => serde_json::from_slice(text).map(Reply::Status),
         (Request::Reload { wait: true }, 200 | 409) => serde_json::from_slice(text).map(Reply::Outcome),
-        (Request::Reload { wait: false }, 202) => Ok(Reply::Accepted),
+        (Request::Reload { wait: false } | Request::Serf(_), 202) => Ok(Reply::Accepted),
+        (Request::List { .. }, 200) => serde_json::from_slice(text).map(Reply::Listing),
+        (Request::Diff, 200) => serde_json::from_slice(text).map(Reply::Diff),
+        (Request::Announce(_), 200) => serde_json::from_slice(text).map(Reply::Ordered),
+        // A conflict may also be a reason alone.
+        (Request::Order(_), 200 | 409) if !is_sorry(text) => serde_json::from_slice(text).map(Reply::Ordered),
         _ => {
             let said = serde_json::from_slice(text).map(|Sorry { error }| error);
             return Err(AskError::Refused(said.unwrap_or_else(|_| format!("status {code}"))));
         }
     };
     reply.map_err(|err| AskError::Protocol(err.to_string()))
+}
+
+/// Whether the answer gives only a reason why there is none.
+fn is_sorry(text: &[u8]) -> bool {
+    serde_json::from_slice::<Sorry>(text).is_ok()
 }
