@@ -62,6 +62,31 @@ pub fn spawn_test(program: &std::path::Path, args: &[OsString]) -> io::Result<(P
     Ok((start(&mut command)?, output))
 }
 
+/// Starts a program in a group of its own, with `output` as both of its output streams.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn spawn_piped(words: &[String], output: io::PipeWriter) -> io::Result<Pid> {
+    let (program, args) = words.split_first().ok_or_else(|| io::Error::other("no program is named"))?;
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
+    start(&mut command)
+}
+
+/// Starts a program in a group of its own, and gives what holds its output and its complaints: memory, as
+/// for [`spawn_test`].
+///
+/// # Errors
+/// What kept it from starting.
+pub fn spawn_captured(words: &[String]) -> io::Result<(Pid, File, File)> {
+    let (program, args) = words.split_first().ok_or_else(|| io::Error::other("no program is named"))?;
+    let memory = || io::Result::Ok(File::from(rustix::fs::memfd_create("captured", MemfdFlags::CLOEXEC)?));
+    let (output, errors) = (memory()?, memory()?);
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(errors.try_clone()?).process_group(0);
+    Ok((start(&mut command)?, output, errors))
+}
+
 fn start(command: &mut Command) -> io::Result<Pid> {
     let child = command.spawn()?;
     i32::try_from(child.id()).map_err(io::Error::other)
@@ -116,6 +141,13 @@ pub fn catches(pid: Pid, signal: Signal) -> Option<bool> {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
     let mask = u64::from_str_radix(mask.trim(), 16).ok()?;
     Some(mask & (1 << (signal.as_raw() - 1)) != 0)
+}
+
+/// Asks a process group to end.
+pub fn terminate_group(pid: Pid) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        let _ = kill_process_group(pid, Signal::TERM);
+    }
 }
 
 /// Kills all that is left of a process group.
