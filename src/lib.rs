@@ -3,7 +3,7 @@
 //! everything anew without losing a request.
 //!
 //! Data flows one way: the environment and the files that it names ([`inputs`]) become checked
-//! [`settings`], host names become addresses ([`resolve`]), templates become files ([`mod@render`]),
+//! [`settings`], host names become addresses ([`dns`]), templates become files ([`mod@render`]),
 //! which are staged, tested and published ([`reload`]), whereupon nginx is started or told to
 //! reload ([`supervisor`]). What decides is pure; what touches the world is thin and asks it.
 //! `docs/architecture.md` has the picture.
@@ -14,14 +14,18 @@
 //! | [`ask`] | asking the running nginx |
 //! | [`cli`] | command line and help texts |
 //! | [`commands`] | commands that end by themselves |
+//! | [`control`] | the thread for all that waits for others |
+//! | [`dns`] | names to addresses, once and again and again |
 //! | [`exit`] | every exit status |
 //! | [`inputs`] | reading the environment, the files that it names, the templates |
 //! | [`log`] | one line an event on stderr |
+//! | [`membership`] | which servers there are, and who says so |
 //! | [`nginx`] | the binary, its command line, its language, its verdicts |
+//! | [`ordered`] | maps and sets in little code |
 //! | [`peers`] | servers and their addresses to peers |
 //! | [`reload`] | candidates: made, staged, published |
 //! | [`mod@render`] | settings and templates to files |
-//! | [`resolve`] | names to addresses |
+//! | [`serf`] | members of a Serf cluster |
 //! | [`settings`] | variables to settings |
 //! | [`slots`] | which place each server of an ip_hash upstream has |
 //! | [`supervisor`] | life cycle, signals, children |
@@ -31,14 +35,18 @@ pub mod admin;
 pub mod ask;
 pub mod cli;
 pub mod commands;
+pub mod control;
+pub mod dns;
 pub mod exit;
 pub mod inputs;
 pub mod log;
+pub mod membership;
 pub mod nginx;
+pub mod ordered;
 pub mod peers;
 pub mod reload;
 pub mod render;
-pub mod resolve;
+pub mod serf;
 pub mod settings;
 pub mod slots;
 pub mod supervisor;
@@ -50,20 +58,24 @@ use std::path::Path;
 
 use cli::{Cli, Commands};
 use exit::{Failure, Status};
-use inputs::Env;
+use inputs::{Env, Mode};
 use log::Level;
+use membership::Membership;
 use nginx::command::{self, CommandLine, Needs, Options};
 use nginx::main::Main;
-use reload::candidate::{self, Candidate, Known, Runs};
+use reload::candidate::{self, Anew, Candidate, Runs};
 use reload::disk::Disk;
-use reload::state;
+use reload::state::{self, Kept};
 use render::generation;
 use settings::variables::ENV_START;
 use settings::{Settings, StartMode};
 use supervisor::child::{self, Group};
+use supervisor::cluster::Cluster;
 use supervisor::reload::Limits;
 use supervisor::reloader::{self, Reloader, Setup};
-use supervisor::shell::{self, Inbox};
+use supervisor::servers::Servers;
+use supervisor::shell::{self, Inbox, WaysIn};
+use supervisor::sidecar::run::Runner;
 use supervisor::watch::Watcher;
 use supervisor::{Pid, Policy, Supervisor};
 
@@ -76,12 +88,7 @@ pub fn run(cli: Cli, vars: impl IntoIterator<Item = (OsString, OsString)>) -> Re
     match cli.command {
         None => supervise(env, Vec::new()),
         Some(Commands::Run { command } | Commands::Other(command)) => supervise(env, command),
-        Some(Commands::Render { out }) => commands::render(&env, out.as_deref()),
-        Some(Commands::Check { command }) => commands::check(&env, command),
-        Some(Commands::Healthcheck) => commands::healthcheck(&env),
-        Some(Commands::Reload { wait, timeout }) => commands::reload(&env, wait, timeout),
-        Some(Commands::Status { json }) => commands::status(&env, json),
-        Some(Commands::Help { topic }) => commands::help(topic.as_deref()),
+        Some(command) => commands::run(&env, command),
     }
 }
 
@@ -125,8 +132,8 @@ fn supervise_nginx(env: Env, line: &CommandLine, options: Options) -> Result<Sta
 /// the first to test the first configuration: testing it twice would double the time to start.
 /// What only the start needs, above all the first candidate, is freed when this returns.
 fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Supervisor, Pid, shell::Nginx), Failure> {
-    let (settings, notes) = match candidate::settings(&env) {
-        Ok((settings, notes)) => (settings, Ok(notes)),
+    let (settings, inputs) = match candidate::inputs(&env, Mode::Strict) {
+        Ok(inputs) => (inputs.settings.clone(), Ok(inputs)),
         Err(failure) if env.text(ENV_START).as_deref().and_then(StartMode::from_word) == Some(StartMode::LastGood) => {
             (candidate::own_settings(&env), Err(failure))
         }
@@ -147,7 +154,11 @@ fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Superv
     let last_good = settings.start == StartMode::LastGood && disk.has_set();
     let (slots, note) = state::read(disk.private());
     candidate::log_notes(note.as_slice());
-    let known = Known { slots, ..Known::default() };
+    let mut membership = Membership::default();
+    let mut kept = settings.state.clone().map(Kept::new);
+    if let Some(kept) = &mut kept {
+        kept.restore(&mut membership);
+    }
 
     let socket = main.generation_socket(&disk, line);
     let errors = main.errors(&disk, line, &options);
@@ -161,15 +172,21 @@ fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Superv
     let argv = line.with(&nginx.path, &globals);
     let limits = Limits { interval: settings.reload_interval, backlog: settings.reload_backlog };
     let mut policy = Policy { last_good, reloads: limits, stop: settings.stop, stop_timeout: settings.stop_timeout };
-    let control = settings.control.clone();
+    let ways_in = WaysIn { control: settings.control.clone(), admin: settings.admin.clone() };
+    let cluster = Cluster::new(&settings.sidecars);
+    let sidecars = Runner::new(settings.sidecars.clone());
 
     let version = nginx.facts.version;
     let runs = Runs { version, clients, one_worker: globals.contains("worker_processes 1;") };
-    let first = notes.and_then(|notes| candidate::render(&env, settings, notes, &runs, 1, &known));
+    let everything = Anew::Everything;
+    let read = inputs.and_then(|inputs| candidate::complete(inputs, everything, None));
+    let first = read.and_then(|read| candidate::render(read, &membership.take(), everything, &runs, 1, &slots));
     let first = first.and_then(|candidate| publish_first(&disk, candidate, socket.as_deref()));
     // Before nginx reads them, so that no change is missed.
-    let watcher = Watcher::new(first.as_ref().map(Candidate::watched).unwrap_or_default());
-    let setup = Setup { env, nginx, argv, options, globals, main: main.path, disk, socket, errors, runs, lock };
+    let watcher = Watcher::new(first.as_ref().map_or_else(|_| candidate::seen(&env), Candidate::watched));
+    let clients = runs.clients.clone();
+    let servers = Servers::new(env, runs, membership, kept, slots);
+    let setup = Setup { nginx, argv, options, globals, main: main.path, disk, socket, errors, clients, lock };
     let (pid, what) = match &first {
         Ok(candidate) => {
             let pid = child::spawn(&setup.argv, Group::Own).inspect_err(|_| drop(setup.disk.roll_back()))?;
@@ -184,9 +201,9 @@ fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Superv
     // nginx first: on a container's only core, what follows would take its time.
     std::thread::yield_now();
     log::line(Level::Notice, "nginx", &format!("generation 1 starts nginx {version}, pid={pid} {what}"));
-    let reloader = Reloader::new(setup, first.ok(), known);
+    let reloader = Reloader::new(setup, first.ok(), servers);
     let supervisor = Supervisor::nginx(policy);
-    Ok((supervisor, pid, shell::Nginx { reloader, control, watcher }))
+    Ok((supervisor, pid, shell::Nginx { reloader, ways_in, watcher, sidecars, cluster }))
 }
 
 /// Writes the first set, which nginx itself is the first to test.

@@ -8,6 +8,7 @@ pub mod clash;
 pub mod command;
 pub mod conf;
 pub mod facts;
+mod machine;
 pub mod main;
 pub mod reading;
 pub mod verdict;
@@ -17,10 +18,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use which::WhichConfig;
+
 use crate::exit::{Failure, Status};
 use crate::settings::Settings;
 use command::CommandLine;
 use facts::Facts;
+use machine::Machine;
 
 /// An nginx that can be run.
 #[derive(Debug, Clone)]
@@ -44,7 +48,8 @@ pub fn find_for(settings: &Settings, line: &CommandLine) -> Result<Nginx, Failur
 /// # Errors
 /// 127 when there is none, 126 when it cannot be run or is no nginx.
 pub fn find(name: &str) -> Result<Nginx, Failure> {
-    let path = which::which(name).map_err(|_| {
+    let found = WhichConfig::new_with_sys(&Machine).binary_name(name.into()).first_result();
+    let path = found.map_err(|_| {
         if name.contains('/') && Path::new(name).exists() {
             let reason = format!("\"NGINIT_NGINX\": \"{name}\" is not executable; chmod +x it");
             return Failure::new(Status::NotExecutable, reason);

@@ -5,14 +5,19 @@
 //! sends a signal, reads a clock or waits: [`shell`] does, and tells what came of it. A stop wins
 //! over a reload; HUPs that arrive during one are one further reload.
 
+pub mod backoff;
 pub mod child;
 pub mod clients;
+pub mod cluster;
 pub mod confirm;
 pub mod generations;
 pub mod reaper;
 pub mod reload;
 pub mod reloader;
+pub mod resync;
+pub mod servers;
 pub mod shell;
+pub mod sidecar;
 pub mod signals;
 pub mod watch;
 

@@ -9,22 +9,24 @@ use super::Pid;
 
 /// The workers of one nginx.
 #[derive(Debug, Default)]
-pub struct Generations(BTreeMap<Pid, u64>);
+pub struct Generations(Vec<(Pid, u64)>);
 
 impl Generations {
     /// These are all workers while `live` is the live generation; those that are gone are
     /// forgotten. To be told before nginx reloads, and once the new generation answers.
     pub fn observe(&mut self, live: u64, workers: &[Pid]) {
-        self.0.retain(|pid, _| workers.contains(pid));
+        self.0.retain(|(pid, _)| workers.contains(pid));
         for pid in workers {
-            self.0.entry(*pid).or_insert(live);
+            if self.0.iter().all(|(known, _)| known != pid) {
+                self.0.push((*pid, live));
+            }
         }
     }
 
     /// How many workers each generation besides `live` still has.
     pub fn draining(&self, live: u64) -> BTreeMap<u64, usize> {
         let mut draining = BTreeMap::new();
-        for generation in self.0.values().filter(|generation| **generation != live) {
+        for (_, generation) in self.0.iter().filter(|(_, generation)| *generation != live) {
             *draining.entry(*generation).or_default() += 1;
         }
         draining

@@ -4,21 +4,22 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{Read as _, Seek};
 use std::path::PathBuf;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime};
 
 use super::confirm::{self, Watch, Watched};
 use super::generations::Generations;
 use super::reload::{Change, Outcome, Unproven};
+use super::servers::Servers;
 use super::{Ended, Event, Pid, child, clients};
 use crate::admin;
+use crate::admin::desk::Asked;
 use crate::exit::{Failure, Status};
-use crate::inputs::Env;
 use crate::log::{self, Level};
 use crate::nginx::{Nginx, command::Options, reading, verdict};
-use crate::reload::candidate::{self, Candidate, Known, Runs};
+use crate::reload::candidate::Candidate;
 use crate::reload::disk::{Disk, Lock};
 use crate::reload::others::Others;
 use crate::reload::{self, state};
@@ -43,8 +44,6 @@ impl<T: Fn(Told) -> bool + Clone + Send + 'static> Tell for T {}
 /// How nginx was started, and where its files are.
 #[derive(Debug)]
 pub struct Setup {
-    /// The environment.
-    pub env: Env,
     /// The binary.
     pub nginx: Nginx,
     /// The whole command line.
@@ -61,8 +60,8 @@ pub struct Setup {
     pub socket: Option<PathBuf>,
     /// Where nginx's emerg lines go, if we know.
     pub errors: Option<PathBuf>,
-    /// How it runs.
-    pub runs: Runs,
+    /// Where it tells of clients, if it can.
+    pub clients: Option<PathBuf>,
     /// Keeps others from the directory.
     pub lock: Lock,
 }
@@ -82,14 +81,16 @@ struct Tester {
 #[derive(Debug)]
 pub struct Reloader {
     setup: Setup,
-    /// What a candidate takes over from what is live.
-    known: Known,
+    /// What candidates are made from.
+    pub servers: Servers,
     /// What nginx reads besides ours, when the live generation was made; nothing is not known.
     live_others: Option<Others>,
     others: Option<(u64, Option<Others>)>,
     /// When nginx was told of a new generation.
     told: SystemTime,
     candidate: Option<Candidate>,
+    /// It has the bytes that are live: nothing of it is published, and yet it is what counts.
+    is_same: bool,
     tester: Option<Tester>,
     watch: Option<Watch>,
     /// Whether nginx may tell of clients by now, and who reads it then.
@@ -107,30 +108,33 @@ pub struct Reloader {
     live_since: Instant,
     /// The files that were published for the start, until nginx answers.
     first_files: Vec<String>,
-    upstreams: Vec<admin::UpstreamCount>,
+    /// Looks at what nginx read besides them.
+    first_look: Option<JoinHandle<Option<Others>>>,
     counts: admin::Reloads,
-    /// Files of settings that have become live, to be followed from now on.
-    watched: Option<Vec<PathBuf>>,
     /// The last outcome, and when it came.
     last: Option<(admin::Outcome, Instant)>,
 }
 
 impl Reloader {
     /// nginx was just started with `first`, or with what was live before, of which no more is known
-    /// than its files and what is `known` from an earlier run.
-    pub fn new(setup: Setup, first: Option<Candidate>, known: Known) -> Self {
+    /// than its files and what an earlier run left.
+    pub fn new(setup: Setup, first: Option<Candidate>, mut servers: Servers) -> Self {
         // What was live before may be tapped.
         let tapped = first.as_ref().is_none_or(|first| first.tapped);
-        let upstreams = first.as_ref().map(|first| first.upstreams.clone()).unwrap_or_default();
         let first_files = first.as_ref().map(|first| first.files.keys().cloned().collect()).unwrap_or_default();
+        if let Some(first) = first {
+            servers.adopt(first, Instant::now());
+        }
         Self {
             setup,
             first_files,
-            known: first.map_or(known, Candidate::into_known),
+            first_look: None,
+            servers,
             live_others: None,
             others: None,
             told: SystemTime::now(),
             candidate: None,
+            is_same: false,
             tester: None,
             watch: None,
             tapped,
@@ -141,23 +145,27 @@ impl Reloader {
             began: Instant::now(),
             started: SystemTime::now(),
             live_since: Instant::now(),
-            upstreams,
             counts: admin::Reloads::default(),
-            watched: None,
             last: None,
         }
+    }
+
+    /// Answers what a reload would change.
+    pub fn diff(&self, asked: Asked) {
+        self.servers.diff(asked, self.setup.disk.clone());
     }
 
     /// Makes a candidate in a thread of its own: files and names can take their time.
     pub fn render(&mut self, ticket: u64, number: u64, tell: impl Tell) {
         self.began = Instant::now();
-        let (env, disk) = (self.setup.env.clone(), self.setup.disk.clone());
-        let (known, socket, live_others) = (self.known.clone(), self.setup.socket.clone(), self.live_others.clone());
-        let (look, unrestored, runs) = (self.looker(), self.unrestored, self.setup.runs.clone());
+        let (disk, make) = (self.setup.disk.clone(), self.servers.take());
+        let (socket, live_others) = (self.setup.socket.clone(), self.live_others.clone());
+        let first_look = self.first_look.take();
+        let (look, unrestored) = (self.looker(), self.unrestored);
         let answer = tell.clone();
         let work = move || {
             let make = || {
-                let mut candidate = candidate::make(&env, &runs, number, &known)?;
+                let mut candidate = make(number)?;
                 let same = !unrestored && disk.holds(&candidate.files);
                 candidate.files.extend(socket.map(|socket| generation::file(number, &socket)));
                 Ok((candidate, same))
@@ -167,6 +175,8 @@ impl Reloader {
                 Err(failure) => tell(Told::Rendered(ticket, Box::new(Err(failure)))),
                 Ok((candidate, true)) => {
                     let others = look(&candidate.files);
+                    // A command may come before that is over.
+                    let live_others = live_others.or_else(|| first_look?.join().ok()?);
                     let change = if others.is_some() && others == live_others { Change::Same } else { Change::New };
                     tell(Told::Looked(number, others));
                     tell(Told::Rendered(ticket, Box::new(Ok((candidate, change)))))
@@ -196,7 +206,8 @@ impl Reloader {
     /// Keeps the candidate.
     pub fn rendered(&mut self, result: Result<(Candidate, Change), Failure>) -> Result<Change, String> {
         let (candidate, change) = result.map_err(|failure| failure.reason)?;
-        candidate::log_notes(&candidate.notes);
+        self.servers.say(&candidate);
+        self.is_same = change == Change::Same;
         self.candidate = Some(candidate);
         Ok(change)
     }
@@ -295,7 +306,7 @@ impl Reloader {
 
     /// Reads what nginx tells of clients. It goes on when nginx does not any more: old workers may.
     fn read_clients(&mut self) {
-        if let Some(path) = self.setup.runs.clients.clone().filter(|_| self.tapped && self.reader.is_none()) {
+        if let Some(path) = self.setup.clients.clone().filter(|_| self.tapped && self.reader.is_none()) {
             self.reader = clients::read(path).ok();
         }
     }
@@ -355,7 +366,7 @@ impl Reloader {
 
     /// Forgets the candidate.
     pub fn drop_candidate(&mut self) {
-        self.candidate = None;
+        self.candidate.take_if(|_| !self.is_same);
         self.tester = None;
         let _ = self.setup.disk.drop_staged();
     }
@@ -378,11 +389,13 @@ impl Reloader {
             reload::report_overwritten(&disk, &published);
             reading::warn_of_unreached(&main, &[]);
             let others = disk.ours().ok().and_then(|files| look(&files));
-            tell(Told::Looked(1, others.filter(|others| others.are_older_than(started))));
+            let others = others.filter(|others| others.are_older_than(started));
+            tell(Told::Looked(1, others.clone()));
+            others
         };
         // Without it, the first reload is one that need not have been.
-        let _ = thread::Builder::new().name("look".into()).spawn(work);
-        state::keep(self.setup.disk.private(), &self.known.slots);
+        self.first_look = thread::Builder::new().name("look".into()).spawn(work).ok();
+        state::keep(self.setup.disk.private(), self.servers.slots());
         let _ = self.setup.disk.drop_staged();
         self.read_clients();
     }
@@ -413,16 +426,18 @@ impl Reloader {
                 self.live_others =
                     self.others.take().filter(|(number, _)| *number == live).and_then(|(_, others)| others);
                 if let Some(candidate) = candidate {
-                    self.upstreams.clone_from(&candidate.upstreams);
-                    self.watched = Some(candidate.watched());
-                    self.known = candidate.into_known();
-                    state::keep(self.setup.disk.private(), &self.known.slots);
+                    self.servers.adopt(candidate, self.began);
+                    state::keep(self.setup.disk.private(), self.servers.slots());
                 }
                 (admin::ReloadResult::Live, None)
             }
             Outcome::Unchanged => {
                 log::line(Level::Debug, "reload", &format!("unchanged, generation {live} stays live"));
                 self.counts.unchanged += 1;
+                // The same bytes, but other sources may say so.
+                if let Some(candidate) = candidate {
+                    self.servers.adopt(candidate, self.began);
+                }
                 (admin::ReloadResult::Unchanged, None)
             }
             Outcome::Refused(reason) => {
@@ -436,11 +451,6 @@ impl Reloader {
         let outcome = admin::Outcome { result, generation: live, reason, took_ms };
         self.last = Some((outcome.clone(), Instant::now()));
         outcome
-    }
-
-    /// The files whose change asks for a reload, if the one that was just reported says so anew.
-    pub fn take_watched(&mut self) -> Option<Vec<PathBuf>> {
-        self.watched.take()
     }
 
     /// How many workers each old generation still has.
@@ -461,7 +471,7 @@ impl Reloader {
             state,
             generation: live,
             live_secs: self.live_since.elapsed().as_secs(),
-            upstreams: self.upstreams.clone(),
+            upstreams: self.servers.counts(),
             draining: draining.map(|(generation, workers)| admin::Draining { generation, workers }).collect(),
             reloads: self.counts,
             last: self.last.as_ref().map(|(outcome, _)| outcome.clone()),

@@ -3,23 +3,33 @@
 //! It owns all state; threads only send messages. Whatever fails here is an event too, so that the
 //! machine decides what becomes of it.
 
+mod answers;
+
 use std::collections::VecDeque;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::cluster::Cluster;
 use super::reload::Standing;
 use super::reloader::{self, Reloader};
+use super::sidecar::run::Runner;
 use super::signals::{self, Hooked, Told};
 use super::watch::Watcher;
 use super::{Action, Doing, End, Ended, Event, Meaning, Pid, Supervisor, child, number, reaper};
-use crate::admin::socket::{Asked, Listener, Serving};
-use crate::admin::{self, Reply, Request};
+use crate::admin::socket::Listener;
+use crate::admin::{self, ReloadResult};
+use crate::control::{self, Control, Doors};
+use crate::dns::Followed;
 use crate::exit::{Failure, Status};
 use crate::log::{self, Level};
+use crate::reload::candidate::Anew;
+use crate::settings::Admin;
 use crate::settings::variables::DEFAULT_CONTROL;
+use answers::Waiter;
 
 /// How often a program that does not catch a signal yet is looked at.
 const HELD_INTERVAL: Duration = Duration::from_millis(2);
@@ -42,8 +52,8 @@ pub enum Message {
     Signal(Told),
     /// Something of a reload is done.
     Reload(reloader::Told),
-    /// A command asks something.
-    Asked(Asked),
+    /// The control thread tells something.
+    Control(control::Told),
     /// Files have changed, which this line of the log names.
     Changed(String),
 }
@@ -72,10 +82,23 @@ impl Inbox {
 pub struct Nginx {
     /// Its reloads.
     pub reloader: Reloader,
+    /// Where others are let in.
+    pub ways_in: WaysIn,
+    /// Follows files.
+    pub watcher: Watcher,
+    /// Programs beside it.
+    pub sidecars: Runner,
+    /// Who is in the Serf cluster.
+    pub cluster: Cluster,
+}
+
+/// Where others are let in, as the settings have it.
+#[derive(Debug, Default)]
+pub struct WaysIn {
     /// The socket on which commands come in.
     pub control: Option<PathBuf>,
-    /// Looks at certificates.
-    pub watcher: Watcher,
+    /// Where servers announce themselves.
+    pub admin: Option<Admin>,
 }
 
 /// Supervises the child `pid` until the end, and returns the status to end with.
@@ -87,9 +110,9 @@ pub fn run(supervisor: Supervisor, pid: Pid, inbox: Inbox, nginx: Option<Nginx>)
         log::line(Level::Emerg, "signals", &format!("a thread cannot be started: {err}"));
         return Status::Failure;
     }
-    let (reloader, control, watcher) = match nginx {
-        Some(nginx) => (Some(nginx.reloader), nginx.control, nginx.watcher),
-        None => (None, None, Watcher::default()),
+    let (reloader, ways_in, watcher, sidecars, cluster) = match nginx {
+        Some(nginx) => (Some(nginx.reloader), nginx.ways_in, nginx.watcher, nginx.sidecars, nginx.cluster),
+        None => (None, WaysIn::default(), Watcher::default(), Runner::default(), Cluster::default()),
     };
     let mut shell = Shell {
         supervisor,
@@ -97,9 +120,11 @@ pub fn run(supervisor: Supervisor, pid: Pid, inbox: Inbox, nginx: Option<Nginx>)
         tx,
         rx,
         reloader,
-        control,
+        ways_in,
         watcher,
-        serving: None,
+        sidecars,
+        cluster,
+        control: None,
         waiters: Vec::new(),
         todo: VecDeque::new(),
         held: Vec::new(),
@@ -120,12 +145,14 @@ struct Shell {
     tx: Sender<Message>,
     rx: Receiver<Message>,
     reloader: Option<Reloader>,
-    /// Opened and served once nginx has started.
-    control: Option<PathBuf>,
+    /// Where the control thread lets others in once nginx has started.
+    ways_in: WaysIn,
     watcher: Watcher,
-    serving: Option<Serving>,
-    /// Commands that wait for the outcome of the reload with this ticket.
-    waiters: Vec<(u64, Asked)>,
+    sidecars: Runner,
+    cluster: Cluster,
+    control: Option<Control>,
+    /// Commands that wait for the outcome of a reload.
+    waiters: Vec<Waiter>,
     todo: VecDeque<Event>,
     /// Signals for a program that does not catch them yet, and until when they are held.
     held: Vec<(Signal, Instant)>,
@@ -146,19 +173,29 @@ impl Shell {
                     Meaning::Quit | Meaning::Term | Meaning::FastStop => "asks for a stop",
                     Meaning::Forward => "for nginx",
                 };
+                if let Some(reloader) = self.reloader.as_mut().filter(|_| received.meaning == Meaning::Reload) {
+                    reloader.servers.read_anew(Anew::Everything);
+                }
                 // A terminal tells every change of its size; that is not worth a line.
                 let level = if received.from_terminal { Level::Debug } else { Level::Info };
                 log::line(level, "signals", &format!("{name}{from}, {asks}"));
                 self.todo.push_back(Event::Signal(received));
             }
             Some(Message::Reload(told)) => self.hear(told),
-            Some(Message::Asked(asked)) => self.answer(asked),
+            Some(Message::Control(control::Told::Asked(asked))) => self.answer(asked),
+            Some(Message::Control(control::Told::Back)) => self.cluster.missed(),
+            Some(Message::Control(control::Told::Heard(lookup, outcome))) => {
+                if let Some(reloader) = &mut self.reloader {
+                    reloader.servers.heard(&lookup, outcome);
+                }
+            }
             Some(Message::Changed(what)) => {
                 log::line(Level::Notice, "watch", &format!("{what}, reloading"));
-                self.todo.push_back(Event::Reload);
+                self.reload_with(Anew::Changed);
             }
             None => self.todo.push_back(Event::Deadline),
         }
+        self.settle();
         while let Some(event) = self.todo.pop_front() {
             for action in self.supervisor.on(event, Instant::now()) {
                 if let Some(end) = self.carry_out(action) {
@@ -167,6 +204,22 @@ impl Shell {
             }
         }
         None
+    }
+
+    /// Asks for a reload.
+    fn reload_with(&mut self, anew: Anew) {
+        if let Some(reloader) = &mut self.reloader {
+            reloader.servers.read_anew(anew);
+            self.todo.push_back(Event::Reload);
+        }
+    }
+
+    /// Has servers that came or went go live, once they have settled.
+    fn settle(&mut self) {
+        if self.reloader.as_mut().is_some_and(|reloader| reloader.servers.settle(Instant::now())) {
+            log::line(Level::Info, "membership", "servers have come or gone, reloading");
+            self.reload_with(Anew::Nothing);
+        }
     }
 
     /// Takes in what a thread tells of a reload.
@@ -184,39 +237,21 @@ impl Shell {
         }
     }
 
-    /// Answers a command, at once or when its reload has an outcome.
-    fn answer(&mut self, asked: Asked) {
-        let Some(reloader) = &mut self.reloader else { return };
-        let doing = self.supervisor.doing();
-        match asked.request {
-            Request::Status => {
-                let status = reloader.status(state(doing), self.supervisor.generation(), self.pid);
-                asked.answer(Reply::Status(status));
-            }
-            // Unanswered, it is told that nginit ends.
-            Request::Reload { .. } if !matches!(doing, Doing::Serving(_)) => {}
-            Request::Reload { wait } => {
-                log::line(Level::Info, "control", "a command asks for a reload");
-                if wait {
-                    self.waiters.retain(|(_, asked)| asked.is_awaited());
-                    self.waiters.push((self.supervisor.next_ticket(), asked));
-                } else {
-                    asked.answer(Reply::Accepted);
-                }
-                self.todo.push_back(Event::Reload);
-            }
-        }
-    }
-
     fn receive(&mut self) -> Option<Message> {
         self.deliver_held();
+        self.sidecars.on_deadline();
+        self.ask_agent();
         let now = Instant::now();
         if self.first_look.take_if(|at| *at <= now).is_some() {
             self.carry_out(Action::Confirm(1));
         }
         let interval = |until: &Instant| if now < *until { HELD_INTERVAL } else { LONG_HELD_INTERVAL };
         let again = self.held.iter().map(|(_, until)| now + interval(until)).min();
-        let message = match self.supervisor.deadline().into_iter().chain(again).chain(self.first_look).min() {
+        let members = self.reloader.as_ref().and_then(|reloader| reloader.servers.deadline());
+        let others = again.into_iter().chain(self.first_look).chain(self.sidecars.deadline()).chain(members);
+        let others = others.chain(self.cluster.deadline());
+        let deadlines = self.supervisor.deadline().into_iter().chain(others);
+        let message = match deadlines.min() {
             Some(deadline) => self.rx.recv_timeout(deadline.saturating_duration_since(Instant::now())),
             None => self.rx.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
@@ -232,6 +267,10 @@ impl Shell {
                 program = Some(Event::ChildEnded(ended));
             } else if let Some(event) = self.reloader.as_mut().and_then(|reloader| reloader.tested(pid, ended)) {
                 self.todo.push_back(event);
+            } else if self.sidecars.ended(pid, ended) {
+                // They go on without the state machine.
+            } else if self.cluster.ended(pid, ended) {
+                self.gather();
             } else {
                 log::line(Level::Debug, "reaper", &format!("orphan {pid} ended with status {}", ended.code()));
             }
@@ -308,13 +347,15 @@ impl Shell {
             Action::ReportStarted => {
                 log::line(Level::Info, "nginx", &format!("generation {live} answers"));
                 reloader.started(tell);
-                self.serve_control();
+                self.open_doors();
+                self.start_others();
                 None
             }
             Action::ReportSilent(reason) => {
                 log::line(Level::Warn, "nginx", &format!("generation {live} cannot be confirmed: {reason}"));
                 reloader.silent();
-                self.serve_control();
+                self.open_doors();
+                self.start_others();
                 None
             }
             Action::ReportHeld(generations) => {
@@ -325,14 +366,19 @@ impl Shell {
             }
             Action::Report { ticket, live, outcome } => {
                 let outcome = reloader.report(live, outcome);
-                if let Some(files) = reloader.take_watched() {
-                    self.watcher.follow(files);
+                let again = outcome.result == ReloadResult::Refused && reloader.servers.after_refusal();
+                self.follow_names();
+                self.gather();
+                let Some(reloader) = &mut self.reloader else { return };
+                if let Some(seen) = reloader.servers.take_files() {
+                    self.watcher.follow(seen);
                     self.start_watcher();
                 }
-                for (_, asked) in self.waiters.extract_if(.., |(awaited, _)| *awaited <= ticket) {
-                    asked.answer(Reply::Outcome(outcome.clone()));
+                if again {
+                    self.postpone_orders(ticket);
                 }
-                None
+                self.answer_waiters(ticket, &outcome);
+                again.then_some(Event::Reload)
             }
             Action::Signal(_) | Action::KillGroup | Action::KillTest(_) | Action::ReportStop(_) | Action::End(_) => {
                 None
@@ -347,25 +393,59 @@ impl Shell {
     fn start_watcher(&mut self) {
         let tx = self.tx.clone();
         if let Err(err) = self.watcher.start(move |what| tx.send(Message::Changed(what)).is_ok()) {
-            let text = format!("changed certificates wait for a HUP: a thread cannot be started: {err}");
+            let text = format!("changed files wait for a HUP: a thread cannot be started: {err}");
             log::line(Level::Warn, "watch", &text);
         }
     }
 
-    /// Lets commands in. Not before nginx answers: its start is not to wait for ours.
-    fn serve_control(&mut self) {
-        let Some(path) = self.control.take() else { return };
-        let tx = self.tx.clone();
-        let listener = Listener::open(&path);
-        match listener.and_then(|listener| listener.serve(move |asked| tx.send(Message::Asked(asked)).is_ok())) {
-            Ok(serving) => self.serving = Some(serving),
-            Err(err) => {
-                let what = "commands such as nginit reload will not reach this nginit";
-                let remedy = "set NGINIT_CONTROL to a path in a writable directory, or to off";
-                // Without root, the default is often one that cannot be.
-                let level = if path == Path::new(DEFAULT_CONTROL) { Level::Info } else { Level::Warn };
-                log::line(level, "control", &format!("{what}: \"{}\": {err}; {remedy}", path.display()));
+    /// Lets commands and announcements in. Not before nginx answers: its start is not to wait for ours.
+    fn open_doors(&mut self) {
+        let WaysIn { control, admin } = std::mem::take(&mut self.ways_in);
+        let mut doors = Doors::default();
+        if let Some(path) = control {
+            match Listener::open(&path) {
+                Ok(listener) => doors.socket = Some(listener),
+                Err(err) => {
+                    let what = "commands such as nginit reload will not reach this nginit";
+                    let remedy = "set NGINIT_CONTROL to a path in a writable directory, or to off";
+                    // Without root, the default is often one that cannot be.
+                    let level = if path == Path::new(DEFAULT_CONTROL) { Level::Info } else { Level::Warn };
+                    log::line(level, "control", &format!("{what}: \"{}\": {err}; {remedy}", path.display()));
+                }
             }
+        }
+        if let Some(admin) = admin {
+            let bound = TcpListener::bind(admin.address);
+            match bound.and_then(|listener| listener.set_nonblocking(true).map(|()| listener)) {
+                Ok(listener) => doors.admin = Some((listener, admin.token)),
+                Err(err) => {
+                    let text = format!("\"NGINIT_ADMIN\": no server can announce itself: {}: {err}", admin.address);
+                    log::line(Level::Error, "control", &text);
+                }
+            }
+        }
+        if doors.socket.is_some() || doors.admin.is_some() {
+            self.start_control(doors);
+        }
+        self.follow_names();
+    }
+
+    /// Has the names of the live configuration followed. Not before nginx answers.
+    fn follow_names(&mut self) {
+        let Some(names) = self.reloader.as_mut().and_then(|reloader| reloader.servers.take_names()) else { return };
+        if self.control.is_none() && !names.is_empty() {
+            self.start_control(Doors::default());
+        }
+        if let Some(control) = &self.control {
+            control.follow(names.into_iter().map(|(lookup, interval)| Followed { lookup, interval }).collect());
+        }
+    }
+
+    fn start_control(&mut self, doors: Doors) {
+        let tx = self.tx.clone();
+        match Control::start(doors, move |told| tx.send(Message::Control(told)).is_ok()) {
+            Ok(control) => self.control = Some(control),
+            Err(err) => log::line(Level::Error, "control", &format!("a thread cannot be started: {err}")),
         }
     }
 
@@ -387,6 +467,21 @@ impl Shell {
         });
     }
 
+    /// Stops the sidecars and waits for their ends, which are the only messages that count any more.
+    fn end_sidecars(&mut self) {
+        self.sidecars.stop();
+        self.cluster.stop();
+        while !self.sidecars.are_over() {
+            let until = self.sidecars.deadline().unwrap_or_else(Instant::now);
+            let message = self.rx.recv_timeout(until.saturating_duration_since(Instant::now()));
+            if matches!(message, Ok(Message::Signal(Told::Child))) {
+                self.reap();
+            }
+            self.sidecars.on_deadline();
+        }
+        std::mem::take(&mut self.sidecars).finish();
+    }
+
     fn end(&mut self, end: End) -> Status {
         if let Some(reloader) = &mut self.reloader {
             // As PID 1 the kernel does this for us; elsewhere workers of a killed master would stay.
@@ -404,10 +499,12 @@ impl Shell {
                 if self.reloader.is_some() {
                     log::line(level, "supervisor", &text);
                 }
+                self.end_sidecars();
                 Status::Child(ended.code())
             }
             End::BadConfiguration(reason) => {
                 log::line(Level::Emerg, "nginx", &format!("the first configuration is refused: {reason}"));
+                self.end_sidecars();
                 Status::BadConfiguration
             }
         }
