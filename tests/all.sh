@@ -17,7 +17,7 @@ usage: ./setup.sh test [STEP...]
 steps, all of them by default:
   lint        rustfmt, clippy, rustdoc, shellcheck, the licences and sources of the dependencies
   unit        the test suite with the system's nginx
-  newer       the same with Debian forky's nginx, whatever the system's is
+  newer       of it what nginx has a part in, with Debian forky's, whatever the system's is
   containers  real containers, on nginx 1.30 and 1.22, compiled in a builder stage and outside, and every example
   demo        ./setup.sh up in containers and as processes, and the page in a browser
 TEXT
@@ -89,7 +89,7 @@ install() {
   local wanted=() pair
   # program:package
   for pair in nginx:nginx-light mmdebstrap:mmdebstrap tini:tini curl:curl cc:gcc shellcheck:shellcheck ps:procps \
-    unshare:util-linux script:bsdutils python3:python3 openssl:openssl; do
+    unshare:util-linux ip:iproute2 script:bsdutils python3:python3 openssl:openssl serf:serf; do
     have "${pair%%:*}" || [[ -x /usr/sbin/${pair%%:*} ]] || wanted+=("${pair#*:}")
   done
   python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
@@ -131,13 +131,17 @@ venv() {
   echo "$dir/bin/python"
 }
 
-# suite NGINX: the whole test suite but the containers, with that nginx.
+# What no nginx has a part in is tested once.
+without_nginx='kind(lib) + package(dynamic) + binary(model) + binary(names) + binary(layering) + binary(orders) + binary(admin)'
+
+# suite NGINX [FILTER]: the test suite but the containers, with that nginx; whole, or what the filter of nextest lets through.
 suite() {
-  local -x NGINX_BIN=$1 REQUIRE_NGINX=1 NGINIT_TEST_PYTHON
+  local filter=${2:-all()}
+  local -x NGINX_BIN=$1 REQUIRE_NGINX=1 REQUIRE_SERF=1 NGINIT_TEST_PYTHON
   "$NGINX_BIN" -v || return
   NGINIT_TEST_PYTHON=$(venv test-grpc tests/grpc/requirements.txt) || [[ $ci != true ]] || return
   if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --workspace --locked --no-fail-fast && cargo test --workspace --locked --doc
+    cargo nextest run --workspace --locked --no-fail-fast -E "$filter" && cargo test --workspace --locked --doc
   else
     cargo test --workspace --locked --no-fail-fast
   fi
@@ -159,10 +163,16 @@ lend() {
   docker tag "$2" "$1" && borrowed+=("$1")
 }
 
-# containers BASE: the container tests on that image.
+# containers BASE: the container tests on that image, but those of a swarm.
 containers() {
   NGINIT_TEST_BASE=$1 NGINIT_TEST_BINARY=$PWD/dist/nginit NGINIT_TEST_DYNAMIC=$PWD/dist/dynamic \
-    cargo test --locked --test containers -- --ignored --test-threads=2
+    cargo test --locked --test containers -- --ignored --test-threads=2 --skip swarm::
+}
+
+# swarm BASE: those of a swarm. The engine enters one and leaves it, which containers of other tests would not survive.
+swarm() {
+  NGINIT_TEST_BASE=$1 NGINIT_TEST_BINARY=$PWD/dist/nginit NGINIT_TEST_DYNAMIC=$PWD/dist/dynamic \
+    cargo test --locked --test containers -- --ignored --test-threads=1 swarm::
 }
 
 # examples BASE: each of examples/, started by Compose; what they show does not hang on nginx's version.
@@ -246,7 +256,7 @@ fi
 
 if wants newer; then
   step "nginx 1.30 from Debian forky" make_base nginx-1.30
-  step "test suite, nginx 1.30" suite "$images/nginx-1.30"
+  step "test suite, nginx 1.30" suite "$images/nginx-1.30" "not ($without_nginx)"
 fi
 
 if wants containers || wants demo; then
@@ -261,6 +271,7 @@ fi
 if wants containers && engine_answers; then
   step "containers, nginx 1.30" containers nginit-test/nginx:1.30
   step "containers, nginx 1.22" containers nginit-test/nginx:1.22
+  step "a swarm, nginx 1.30" swarm nginit-test/nginx:1.30
   step "examples, nginx 1.30" examples nginit-test/nginx:1.30
 fi
 

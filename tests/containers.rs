@@ -6,7 +6,7 @@
 #![expect(clippy::panic, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "the bans are for the program, not for its tests")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -17,6 +17,14 @@ use std::time::{Duration, Instant};
 
 #[path = "containers/docker.rs"]
 mod docker;
+#[path = "containers/files.rs"]
+mod files;
+#[path = "containers/names.rs"]
+mod names;
+#[path = "containers/serf.rs"]
+mod serf;
+#[path = "containers/swarm.rs"]
+mod swarm;
 
 use docker::{
     Container, Mounted, Network, PATIENCE, docker, docker_any, eventually, get, images, official, text, unique,
@@ -95,11 +103,12 @@ fn lists_in_the_environment_are_served_and_logged_with_their_server() {
     }
 }
 
-/// Asks one path over and over, a connection each, until told to stop; gives the count and what went wrong.
+/// Asks one path over and over, a connection each, until told to stop; gives who answered how often, and what went
+/// wrong.
 struct Load {
     stop: Arc<AtomicBool>,
     faults: Arc<Mutex<Vec<String>>>,
-    thread: thread::JoinHandle<usize>,
+    thread: thread::JoinHandle<BTreeMap<String, usize>>,
 }
 
 impl Load {
@@ -108,26 +117,26 @@ impl Load {
         let faults = Arc::new(Mutex::new(Vec::new()));
         let (stopped, noted) = (Arc::clone(&stop), Arc::clone(&faults));
         let thread = thread::spawn(move || {
-            let mut count = 0;
+            let mut answered = BTreeMap::new();
             while !stopped.load(Ordering::Relaxed) {
-                count += 1;
                 match get(port, path) {
-                    Ok(answer) if answer.status == 200 => {}
+                    Ok(answer) if answer.status == 200 => *answered.entry(answer.server).or_default() += 1,
                     other => noted.lock().expect("no holder panics").push(format!("{other:?}")),
                 }
             }
-            count
+            answered
         });
         Self { stop, faults, thread }
     }
 
     #[track_caller]
-    fn end_without_a_fault(self) {
+    fn end_without_a_fault(self) -> BTreeMap<String, usize> {
         self.stop.store(true, Ordering::Relaxed);
-        let count = self.thread.join().expect("the load does not panic");
-        let faults = self.faults.lock().expect("no holder panics");
-        assert!(faults.is_empty(), "{} of {count} requests failed: {faults:?}", faults.len());
+        let answered = self.thread.join().expect("the load does not panic");
+        let (count, faults) = (answered.values().sum::<usize>(), self.faults.lock().expect("no holder panics"));
+        assert!(faults.is_empty(), "{} requests failed, {count} did not: {faults:?}", faults.len());
         assert!(count > 10, "only {count} requests were made");
+        answered
     }
 }
 

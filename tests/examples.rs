@@ -48,6 +48,7 @@ macro_rules! examples {
 }
 
 examples! {
+    announce
     balance
     error_pages
     fastcgi
@@ -59,12 +60,14 @@ examples! {
     limits
     list_file
     lists
+    maintenance
     official_entrypoint
     proxy_protocol
     read_only
     real_ip
     rewrite
     routes
+    scale
     secrets
     sse
     sticky_cookie

@@ -331,6 +331,7 @@ fn a_storm_of_hups_is_a_handful_of_reloads_and_the_last_list_wins() {
     site.write("list", &b.entry());
     nginit.signal(Signal::HUP);
     eventually("b answers", || (site.server().as_deref() == Some("b")).then_some(()));
+    nginit.is_in(State::Running);
     let most = usize::try_from(began.elapsed().as_secs()).unwrap() + 2;
     let live = nginit.count(" live, ");
     assert!((2..=most).contains(&live), "{live} reloads\n{}", nginit.log());

@@ -134,6 +134,7 @@ fn a_renewed_certificate_is_used_by_itself() {
     let nginx = nginx_or_skip!();
     let (mut site, cert, port) = site(&nginx);
     site.set("STATIC_BACKEND", "");
+    site.set("NGINIT_WATCH", "on");
     let renewed = Certificate::new(site.dir.path(), "renewed", "localhost");
     let nginit = site.start();
     assert_eq!(presented(port), "first", "{}", nginit.report());
@@ -154,7 +155,6 @@ fn a_hup_reads_certificates_anew_and_only_then() {
     let nginx = nginx_or_skip!();
     let (mut site, cert, port) = site(&nginx);
     site.set("STATIC_BACKEND", "");
-    site.set("NGINIT_WATCH", "off");
     let renewed = Certificate::new(site.dir.path(), "renewed", "localhost");
     site.age();
     let key_is_older = || fs::metadata(&renewed.key).unwrap().modified().unwrap().elapsed().unwrap();

@@ -150,6 +150,11 @@ pub fn official(stage: &str) -> String {
     tag
 }
 
+/// The demo's API as a program of this machine.
+pub fn dynamic() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(from_env("NGINIT_TEST_DYNAMIC", "dist/dynamic"))
+}
+
 /// The repository's Dockerfiles and what they copy, with the programs beside them.
 pub fn build_context() -> tempfile::TempDir {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -45,15 +45,62 @@ pub fn balance(example: &Example) {
 pub fn list_file(example: &Example) {
     assert_eq!(example.answers("/").server(), "web1");
     example.lists.put("static", "web2\n");
-    example.kill("proxy", "HUP");
     eventually("the list of now is served", || (example.answers("/").server() == "web2").then_some(()));
     example.lists.put("static", "web1 web2;drain\n");
-    example.sh("proxy", "nginit reload --wait");
+    eventually("it is served by the other one", || (example.answers("/").server() == "web1").then_some(()));
     assert_eq!(shares(example, "/", 4), [("web1".to_owned(), 4)].into(), "a server that drains gets nothing new");
     example.lists.put("static", "web1:99999\n");
+    eventually("the fault is said", || example.log("proxy").contains("counts as it was before").then_some(()));
+    assert!(example.sh("proxy", "nginit list").contains("port must be 1-65535"), "and listed");
     let refused = docker_any(&["exec", &example.container("proxy"), "nginit", "reload", "--wait"]);
     assert!(!refused.status.success() && text(&refused).contains("port must be 1-65535"), "{}", text(&refused));
     assert_eq!(example.get("/").server(), "web1", "what was live stays");
+}
+
+/// Waits until this line in the proxy prints so many servers of an upstream that are up.
+#[track_caller]
+fn up(example: &Example, upstream: &str, count: usize) {
+    let list = || example.sh("proxy", &format!("nginit list {upstream}"));
+    eventually(&format!("{count} servers are up"), || {
+        let up = list().lines().filter(|line| line.split_whitespace().nth(2) == Some("up")).count();
+        (up == count).then_some(())
+    });
+}
+
+pub fn scale(example: &Example) {
+    example.answers("/");
+    for count in [3, 1] {
+        example.compose(&["up", "-d", "-t", "0", "--scale", &format!("web={count}")]);
+        up(example, "static", count);
+        assert_eq!(shares(example, "/", 6).len(), count, "{count} containers");
+    }
+}
+
+pub fn announce(example: &Example) {
+    example.answers("/api/student");
+    up(example, "dynamic", 1);
+    example.kill("api", "KILL");
+    let gone =
+        eventually("its announcement runs out", || Some(example.get("/api/student")).filter(|a| a.status == 503));
+    assert!(gone.body.contains("dynamic_backend has no servers"), "{gone:?}");
+    docker(&["start", &example.container("api")]);
+    example.answers("/api/student");
+    let log = example.log("proxy");
+    assert!(!log.contains("not-a-secret-make-your-own"), "{log}");
+}
+
+pub fn maintenance(example: &Example) {
+    example.answers("/");
+    let both = eventually("both serve", || Some(shares(example, "/", 4)).filter(|shares| shares.len() == 2));
+    example.sh("proxy", "nginit drain static web1 --wait");
+    assert_eq!(shares(example, "/", 4), [("web2".to_owned(), 4)].into());
+    assert!(example.sh("proxy", "nginit why web1").contains("order    drain"));
+    docker(&["restart", &example.container("proxy")]);
+    example.ports.lock().expect("no holder panics").clear();
+    example.answers("/");
+    assert_eq!(shares(example, "/", 4), [("web2".to_owned(), 4)].into(), "the order outlasts a restart");
+    example.sh("proxy", "nginit undrain static web1 --wait");
+    assert_eq!(shares(example, "/", 4), both);
 }
 
 pub fn secrets(example: &Example) {
@@ -213,7 +260,6 @@ pub fn tls(example: &Example) {
 
     // Another certificate in the place of the first one is found without being told.
     docker(&["start", "-a", &example.container("certificate")]);
-    assert!(try_curl(&line).is_ok(), "the old one is served until the new one is found");
     trust();
     eventually("the new certificate is served", || try_curl(&line).ok());
     fs::remove_dir_all(trusted.parent().expect("our own directory")).expect("it goes");

@@ -5,6 +5,7 @@
 //! that ends before a byte of its answer, may be sent again without harm as any HTTP library does
 //! (RFC 9112, 9.3.1): [`Outcome::Again`]. Everything else is lost: [`Outcome::Lost`].
 
+#![allow(dead_code, reason = "no single test file uses all of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 #![allow(clippy::disallowed_methods, reason = "the bans are for the program, not for its tests")]
 

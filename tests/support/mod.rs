@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test that cannot go on fails")]
 #![allow(clippy::disallowed_methods, reason = "the bans are for the program, not for its tests")]
 
+pub mod dns;
 pub mod scripted;
+pub mod serf;
 pub mod tls;
 
 use std::collections::BTreeMap;
@@ -23,6 +25,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nginit::admin::desk::Asked;
+use nginit::admin::socket::Listener;
+use nginit::control::{Control, Doors, Told};
 
 /// The program under test.
 pub const NGINIT: &str = env!("CARGO_BIN_EXE_nginit");
@@ -78,6 +84,15 @@ pub fn within<T>(time: Duration, mut fact: impl FnMut() -> Option<T>) -> Option<
 /// they started ends with them.
 pub fn side_by_side<T: Send>(items: impl IntoIterator<Item = T>, work: impl Fn(T) + Sync) {
     thread::scope(|scope| items.into_iter().for_each(|item| drop(scope.spawn(|| work(item)))));
+}
+
+/// Has `ask` answer what is asked on the control socket `path`, in the thread that nginit has for it.
+pub fn control(path: &Path, ask: impl Fn(Asked) -> bool + Send + Sync + 'static) -> Control {
+    let doors = Doors { socket: Some(Listener::open(path).unwrap()), ..Doors::default() };
+    let ask = Arc::new(ask);
+    #[allow(irrefutable_let_patterns, reason = "it tells more than what is asked")]
+    let tell = move |told| if let Told::Asked(asked) = told { ask(asked) } else { true };
+    Control::start(doors, tell).unwrap()
 }
 
 /// A port of loopback that nobody listens on. None of those that the kernel gives to clients, so that no
@@ -242,6 +257,8 @@ impl Site {
         // A test that reloads twice does not want to wait in between.
         site.set("NGINIT_RELOAD_INTERVAL", "0");
         site.set("NGINIT_RELOAD_BACKLOG", "0");
+        // One that writes a file and sends HUP means one reload.
+        site.set("NGINIT_WATCH", "off");
         site.set("NGINIT_LOG", "debug");
         site.set("PATH", std::env::var_os("PATH").unwrap_or_default());
         site
