@@ -11,13 +11,15 @@ use std::path::Path;
 use std::time::Instant;
 
 use nginit::cli::Cli;
-use nginit::inputs::Env;
+use nginit::inputs::{Env, Files, Mode};
+use nginit::membership::Members;
 use nginit::nginx::{self, facts::Version};
 use nginit::peers::{self, Peers};
-use nginit::reload::candidate::{self, Known, Runs};
+use nginit::reload::candidate::{self, Anew, Candidate, Runs};
 use nginit::reload::disk::Disk;
 use nginit::render::{self, Input};
 use nginit::settings;
+use nginit::slots::Slots;
 use nginit::upstream::Resolved;
 
 #[allow(dead_code, reason = "each benchmark uses a part")]
@@ -39,9 +41,9 @@ fn main() -> Outcome<()> {
         // Small ones are short: more of them cost nothing and steady the median.
         let runs = if servers < 1_000 { runs * 10 } else { runs };
         let env = env(dir.path(), servers)?;
-        let whole = measure(runs, || Ok(candidate::make(&env, &RUNS, 1, &Known::default())?.files))?;
-        let read = measure(runs, || Ok(env.read()))?;
-        let vars = env.read().vars;
+        let whole = measure(runs, || Ok(candidate(&env)?.files))?;
+        let read = measure(runs, || Ok(env.read(&mut Files::new(Mode::Strict))))?;
+        let vars = env.read(&mut Files::new(Mode::Strict)).vars;
         let parse = measure(runs, || Ok(settings::parse(&vars)?))?;
         let (settings, _) = settings::parse(&vars)?;
         let peers = peers::peers(&settings.upstreams, &Resolved::new());
@@ -79,7 +81,7 @@ fn steps(dir: &Path, runs: usize) -> Outcome<()> {
         }
         None => println!("its version is not read"),
     }
-    let files = candidate::make(&env(dir, 2)?, &RUNS, 1, &Known::default())?.files;
+    let files = candidate(&env(dir, 2)?)?.files;
     let live = dir.join("live");
     fs::create_dir_all(&live)?;
     let disk = Disk::new(&live);
@@ -87,6 +89,12 @@ fn steps(dir: &Path, runs: usize) -> Outcome<()> {
     println!("\nsteps of a start, medians of {runs} runs, µs");
     print_table(&["step", "median", "min"], &rows);
     Ok(())
+}
+
+/// The candidate of a start.
+fn candidate(env: &Env) -> Outcome<Candidate> {
+    let read = candidate::read(env, Anew::Everything, None)?;
+    Ok(candidate::render(read, &Members::default(), Anew::Everything, &RUNS, 1, &Slots::new())?)
 }
 
 fn env(dir: &Path, servers: usize) -> Outcome<Env> {

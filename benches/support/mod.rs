@@ -13,6 +13,7 @@ use nginit::nginx::command::{CommandLine, Needs};
 use rustix::process::{Pid, Signal, kill_process};
 
 pub mod load;
+pub mod network;
 
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -60,7 +61,9 @@ pub fn runs() -> Option<usize> {
             "--runs" => runs = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0)?,
             "--seconds" => drop(args.next().and_then(|n| n.parse::<u32>().ok()).filter(|n| *n > 0)?),
             _ => {
-                eprintln!("usage: cargo bench [--bench start|memory|render|reload|proxy] [-- --runs N --seconds S]");
+                eprintln!(
+                    "usage: cargo bench [--bench start|memory|render|reload|proxy|members|names] [-- --runs N --seconds S]"
+                );
                 return None;
             }
         }
@@ -153,7 +156,7 @@ fn build() -> Outcome<PathBuf> {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .args(["build", "--release", "--quiet", "--bin", "nginit", "--target", &triple, "--target-dir"])
         .arg(target)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C force-frame-pointers=yes")
         .status()?;
     if !built.success() {
         return Err("the static binary does not build".into());
