@@ -25,7 +25,7 @@ use crate::peers::{Peer, PeerAddress, Peers, spare_backups};
 use crate::upstream::{Address, Lookup, Name, Resolved, Server, Upstream, Upstreams};
 use announced::Announced;
 use names::{Names, Outcome};
-use orders::Orders;
+use orders::{Order, Orders};
 
 /// How long nothing may change before a change counts as settled: a burst is one reload.
 const QUIET: Duration = Duration::from_millis(100);
@@ -104,10 +104,7 @@ impl Members {
             }
             // Those that are drained by the list stay so.
             let drained = |peer: &Peer| {
-                let own = match &peer.address {
-                    PeerAddress::Ip(address) => Address::Ip(*address),
-                    PeerAddress::Unix(path) => Address::Unix(path.clone()),
-                };
+                let own = Address::from(&peer.address);
                 let port = if let Address::Ip(address) = own { NonZeroU16::new(address.port()) } else { None };
                 let host = peer.name.clone().zip(port).map(|(name, port)| Address::Host(name, port));
                 let by = [Some(own), host, peer.name.clone().map(Address::Srv)];
@@ -121,6 +118,11 @@ impl Members {
         kept
     }
 
+    /// What is ordered about a server.
+    pub fn order(&self, name: &Name, address: &Address) -> Option<&Order> {
+        self.orders.get(name)?.get(address)
+    }
+
     /// The servers of this upstream that each of the sources besides the list has, and its name.
     pub fn sources(&self, name: &Name) -> [(&'static str, &[Server]); 3] {
         let all = [("add", &self.added), ("announce", &self.announced), ("serf", &self.serf)];
@@ -131,7 +133,7 @@ impl Members {
 /// Adds the servers of other sources behind those of the list. Of one that stands there already, what was
 /// added by a command has other parameters.
 fn add_servers<'a>(upstream: &mut Upstream, added: &[Server], others: impl Iterator<Item = &'a Server>) {
-    let knows_backups = upstream.balance.allows_backup() && upstream.sticky.is_none();
+    let knows_backups = upstream.knows_backups();
     let mut places: BTreeMap<Address, usize> =
         upstream.servers.iter().enumerate().map(|(at, server)| (server.address.clone(), at)).into_map();
     let wins = added.iter().map(|server| (server, true));
@@ -171,26 +173,6 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// As they are now.
-    pub fn members(&self) -> &Members {
-        &self.members
-    }
-
-    /// What the live configuration was made from.
-    pub fn live(&self) -> &Members {
-        &self.live
-    }
-
-    /// What is known of names.
-    pub fn names(&self) -> &Names {
-        &self.names
-    }
-
-    /// Servers that announce themselves.
-    pub fn announced(&self) -> &Announced {
-        &self.announced
-    }
-
     /// Since when this peer is in the live configuration.
     pub fn since(&self, name: &Name, address: &PeerAddress) -> Option<Instant> {
         self.since.get(name)?.get(address).copied()
@@ -550,14 +532,14 @@ mod tests {
             let (host, weight) = (chance >> 28, chance >> 26 & 3);
             let ttl = u64::from(chance >> 23 & 7);
             let server = format!("10.0.0.{host};weight={}", weight + 1);
-            let before = world.membership.members().announced.clone();
+            let before = world.membership.members.announced.clone();
             let changed = world.announce(Some(&server), ttl, None).unwrap().changed;
-            assert_eq!(changed, world.membership.members().announced != before, "{server} {ttl}");
+            assert_eq!(changed, world.membership.members.announced != before, "{server} {ttl}");
             world.wait(u64::from(chance >> 20 & 3) * 400);
             let membership = &world.membership;
-            assert_eq!(membership.members().announced, membership.announced().snapshot(), "{server} {ttl}");
-            let ends = membership.announced().iter().map(|(_, _, announcement)| announcement.expires).min();
-            assert_eq!(membership.announced().deadline(), ends);
+            assert_eq!(membership.members.announced, membership.announced.snapshot(), "{server} {ttl}");
+            let ends = membership.announced.iter().map(|(_, _, announcement)| announcement.expires).min();
+            assert_eq!(membership.announced.deadline(), ends);
         }
     }
 

@@ -32,6 +32,15 @@ impl fmt::Display for PeerAddress {
     }
 }
 
+impl From<&PeerAddress> for Address {
+    fn from(address: &PeerAddress) -> Self {
+        match address {
+            PeerAddress::Ip(address) => Self::Ip(*address),
+            PeerAddress::Unix(path) => Self::Unix(path.clone()),
+        }
+    }
+}
+
 /// One address of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
@@ -76,7 +85,7 @@ fn peers_of(upstream: &Upstream, resolved: &Resolved) -> Vec<Peer> {
     let listed =
         upstream.servers.iter().filter_map(|s| if let Address::Ip(addr) = s.address { Some(addr) } else { None });
     let mut seen: BTreeSet<SocketAddr> = if resolved.is_empty() { BTreeSet::new() } else { listed.into_set() };
-    let knows_backups = upstream.balance.allows_backup() && upstream.sticky.is_none();
+    let knows_backups = upstream.knows_backups();
     for server in &upstream.servers {
         let (own_port, lookup) = match &server.address {
             Address::Ip(address) => {

@@ -76,6 +76,13 @@ pub struct Upstream {
     pub variable: String,
 }
 
+impl Upstream {
+    /// Whether servers that its list does not name may be backups, whatever nginx makes of its cookie.
+    pub fn knows_backups(&self) -> bool {
+        self.balance.allows_backup() && self.sticky.is_none()
+    }
+}
+
 #[cfg(test)]
 impl Upstream {
     /// One of which only a part matters.

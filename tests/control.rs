@@ -19,25 +19,9 @@ use std::time::Duration;
 use nginit::admin::client::{self, AskError};
 use nginit::admin::desk::Asked;
 use nginit::admin::socket::Listener;
-use nginit::admin::{Outcome, Program, ReloadResult, Reloads, Reply, Request, State, Status};
+use nginit::admin::{Outcome, Program, ReloadResult, Reply, Request, Status};
 use nginit::control::Control as Serving;
-use support::{PATIENCE, eventually};
-
-fn status() -> Status {
-    let program = |pid| Program { version: "1.2.3".to_owned(), pid };
-    Status {
-        nginit: program(1),
-        nginx: program(7),
-        state: State::Running,
-        generation: 7,
-        live_secs: 0,
-        upstreams: Vec::new(),
-        draining: Vec::new(),
-        reloads: Reloads::default(),
-        last: None,
-        last_secs: None,
-    }
-}
+use support::{PATIENCE, eventually, status};
 
 fn outcome(result: ReloadResult, reason: Option<&str>) -> Reply {
     Reply::Outcome(Outcome { result, generation: 7, reason: reason.map(str::to_owned), took_ms: 41 })

@@ -14,12 +14,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nginit::admin::{
-    Announcement, Diff, FileDiff, Listing, Order, Ordered, Outcome, Program, ReloadResult, Reloads, Reply, Request,
-    ServerState, ServerView, SourceKind, SourceView, State, Status, UpstreamView, What,
+    Announcement, Diff, FileDiff, Listing, Order, Ordered, Outcome, ReloadResult, Reply, Request, ServerState,
+    ServerView, SourceKind, SourceView, UpstreamView, What,
 };
 use nginit::control::Control;
 use rustix::process::Signal;
-use support::eventually;
+use support::{eventually, status};
 
 /// A socket that answers everything, and what it was asked.
 struct Nginit {
@@ -94,22 +94,6 @@ fn listing() -> Listing {
             error: None,
             error_secs: None,
         }],
-    }
-}
-
-fn status() -> Status {
-    let program = |pid| Program { version: "1.2.3".to_owned(), pid };
-    Status {
-        nginit: program(1),
-        nginx: program(7),
-        state: State::Running,
-        generation: 7,
-        live_secs: 0,
-        upstreams: Vec::new(),
-        draining: Vec::new(),
-        reloads: Reloads::default(),
-        last: None,
-        last_secs: None,
     }
 }
 

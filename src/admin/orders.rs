@@ -17,7 +17,7 @@ const LONGEST_SERVER: usize = 1024;
 
 /// Shortest and longest time that an announcement counts. Below, a lost packet would be an end;
 /// above, it is no announcement but an `add`.
-const TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+pub(crate) const TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 
 /// An operator's order. It stands until another one takes it back.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Membership;
 use super::orders::Order;
+use crate::admin::orders::TTL;
 use crate::ordered::InOrder;
 use crate::settings::servers::parse_entry;
 use crate::upstream::{Address, Name, Server};
@@ -65,7 +66,7 @@ impl Membership {
         }
         for (name, servers) in text.announced {
             for (server, ms) in servers {
-                let ttl = Duration::from_millis(ms.min(86_400_000));
+                let ttl = Duration::from_millis(ms).min(*TTL.end());
                 restored.announced.announce(&upstream(&name)?, &parse(&server)?, ttl, now);
             }
         }

@@ -157,10 +157,7 @@ impl Look<'_> {
         }
         let mut views = Vec::with_capacity(before.len());
         for peer in before {
-            let address = match &peer.address {
-                PeerAddress::Ip(address) => Address::Ip(*address),
-                PeerAddress::Unix(path) => Address::Unix(path.clone()),
-            };
+            let address = Address::from(&peer.address);
             let mut sources = self.sources_of(&address);
             let mut orders = vec![self.order(&address)];
             if let (PeerAddress::Ip(address), Some(name)) = (&peer.address, &peer.name) {
@@ -235,7 +232,7 @@ impl Look<'_> {
     }
 
     fn order(&self, address: &Address) -> Option<&Order> {
-        self.members.live.orders.get(self.name)?.get(address)
+        self.members.live.order(self.name, address)
     }
 
     /// Who names this server.

@@ -34,6 +34,14 @@ pub struct Known {
     misses: u8,
 }
 
+impl Known {
+    /// Something is wrong, be it still or from now on.
+    fn fails(&mut self, reason: String, now: Instant) {
+        let since = self.error.as_ref().map_or(now, |(_, since)| *since);
+        self.error = Some((reason, since));
+    }
+}
+
 /// What an answer means.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Heard {
@@ -47,11 +55,6 @@ impl Names {
     /// What is known of one.
     pub fn get(&self, lookup: &Lookup) -> Option<&Known> {
         self.0.get(lookup)
-    }
-
-    /// All names.
-    pub fn iter(&self) -> impl Iterator<Item = (&Lookup, &Known)> {
-        self.0.iter()
     }
 
     /// Forgets all others.
@@ -87,8 +90,7 @@ impl Names {
             }
             Outcome::NoSuchName => {
                 known.misses = known.misses.saturating_add(1);
-                let since = known.error.as_ref().map_or(now, |(_, since)| *since);
-                known.error = Some(("there is no such name".to_owned(), since));
+                known.fails("there is no such name".to_owned(), now);
                 if known.misses < MISSES || before.is_empty() {
                     return Heard::default();
                 }
@@ -100,8 +102,7 @@ impl Names {
                 let first = known.error.is_none();
                 let news =
                     (first && !before.is_empty()).then(|| format!("\"{lookup}\" keeps its last addresses: {reason}"));
-                let since = known.error.as_ref().map_or(now, |(_, since)| *since);
-                known.error = Some((reason, since));
+                known.fails(reason, now);
                 Heard { targets: None, news }
             }
         }

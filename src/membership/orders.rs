@@ -129,19 +129,15 @@ impl Membership {
         let merged = self.members.merge(&Upstreams::from([(name.clone(), upstream.clone())]));
         let mut peers = peers(&merged, &self.members.resolved);
         self.members.order_peers(&mut peers);
-        let is_meant = |peer: &Peer| match (address, &peer.address) {
-            (Address::Ip(ip), PeerAddress::Ip(other)) => ip == other,
-            (Address::Unix(path), PeerAddress::Unix(other)) => path == other,
-            (Address::Host(host, _) | Address::Srv(host), _) => peer.name.as_ref() == Some(host),
-            _ => false,
+        let is_meant = |peer: &Peer| match address {
+            Address::Ip(_) | Address::Unix(_) => Address::from(&peer.address) == *address,
+            Address::Host(host, _) | Address::Srv(host) => peer.name.as_ref() == Some(host),
         };
         peers.values().flatten().any(|peer| is_meant(peer) && peer.takes_requests())
     }
 
     fn add(&mut self, name: &Name, upstream: &Upstream, server: Server) -> Result<Vec<String>, Refused> {
-        if server.params.backup && !(upstream.balance.allows_backup() && upstream.sticky.is_none()) {
-            return Err(Refused::Bad(format!("{} knows no backup servers", name.upstream())));
-        }
+        check_backup(name, upstream, server.params)?;
         let mut notes = Vec::new();
         if set_order(&mut self.members.orders, name, &server.address, |order| order.removed = false) {
             notes.push(format!("{} was taken out by a command before", server.address));
@@ -207,24 +203,22 @@ impl Membership {
         if origin.is_none() && !own && !announced {
             return Err(unknown(name, address));
         }
-        set_order(&mut self.members.orders, name, address, &change);
-        let order = self.members.orders.get(name).and_then(|orders| orders.get(address)).copied().unwrap_or_default();
         let listed = upstream.servers.iter().find(|listed| listed.address == *address);
         let said = listed.map_or_else(Params::default, |listed| listed.params);
-        let mut notes = Vec::new();
-        if order.removed {
-            notes.push("it is taken out by a command; nginit add puts it back".to_owned());
-        }
         // What repeats the list is no order.
-        let plain = |order: &mut Order| {
+        let change = |order: &mut Order| {
+            change(order);
             order.drain = order.drain.filter(|drain| *drain != said.drain);
             let weight = said.weight.unwrap_or(NonZeroU16::MIN);
             order.weight = order.weight.filter(|own| *own != weight || listed.is_none());
         };
-        set_order(&mut self.members.orders, name, address, plain);
-        let mut wanted = order;
-        plain(&mut wanted);
-        if let Some(listed) = listed.filter(|_| wanted.drain == Some(false) || wanted.weight.is_some()) {
+        set_order(&mut self.members.orders, name, address, change);
+        let order = self.members.order(name, address).copied().unwrap_or_default();
+        let mut notes = Vec::new();
+        if order.removed {
+            notes.push("it is taken out by a command; nginit add puts it back".to_owned());
+        }
+        if let Some(listed) = listed.filter(|_| order.drain == Some(false) || order.weight.is_some()) {
             let variable = &upstream.variable;
             let text = format!("\"{variable}\" has {address} {}; the order counts more", shown(listed.params));
             notes.push(text);
@@ -252,7 +246,7 @@ impl Membership {
 
     /// Whether an order has taken out an address that is in no list, but that a name leads to.
     fn is_masked(&self, name: &Name, address: &Address) -> bool {
-        self.members.orders.get(name).and_then(|orders| orders.get(address)).is_some_and(|order| order.removed)
+        self.members.order(name, address).is_some_and(|order| order.removed)
     }
 
     /// A server announces itself for some time; none withdraws it. Whoever does so over TCP from elsewhere has the
@@ -286,9 +280,7 @@ impl Membership {
         if foreign && announcement.peer.is_some_and(|remote| !remote.is_loopback()) {
             return Err(Refused::Bad(format!("{} is on nginit's own machine, which you are not on", server.address)));
         }
-        if server.params.backup && !(upstream.balance.allows_backup() && upstream.sticky.is_none()) {
-            return Err(Refused::Bad(format!("{} knows no backup servers", name.upstream())));
-        }
+        check_backup(name, upstream, server.params)?;
         let address = server.address.clone();
         // A heartbeat that says what is known is by far the most frequent thing, and has to cost nothing.
         let changed = if announcement.withdraws() {
@@ -316,6 +308,13 @@ impl Membership {
 fn parse(text: &str, upstream: &Upstream) -> Result<Server, Refused> {
     let parsed = parse_entry(text.trim(), upstream.port);
     parsed.map_err(|(reason, remedy)| Refused::Bad(format!("{text:?}: {reason}; {remedy}")))
+}
+
+fn check_backup(name: &Name, upstream: &Upstream, params: Params) -> Result<(), Refused> {
+    if params.backup && !upstream.knows_backups() {
+        return Err(Refused::Bad(format!("{} knows no backup servers", name.upstream())));
+    }
+    Ok(())
 }
 
 fn unknown(name: &Name, address: &Address) -> Refused {

@@ -89,8 +89,6 @@ pub struct Reloader {
     /// When nginx was told of a new generation.
     told: SystemTime,
     candidate: Option<Candidate>,
-    /// It has the bytes that are live: nothing of it is published, and yet it is what counts.
-    is_same: bool,
     tester: Option<Tester>,
     watch: Option<Watch>,
     /// Whether nginx may tell of clients by now, and who reads it then.
@@ -134,7 +132,6 @@ impl Reloader {
             others: None,
             told: SystemTime::now(),
             candidate: None,
-            is_same: false,
             tester: None,
             watch: None,
             tapped,
@@ -207,7 +204,6 @@ impl Reloader {
     pub fn rendered(&mut self, result: Result<(Candidate, Change), Failure>) -> Result<Change, String> {
         let (candidate, change) = result.map_err(|failure| failure.reason)?;
         self.servers.say(&candidate);
-        self.is_same = change == Change::Same;
         self.candidate = Some(candidate);
         Ok(change)
     }
@@ -366,7 +362,7 @@ impl Reloader {
 
     /// Forgets the candidate.
     pub fn drop_candidate(&mut self) {
-        self.candidate.take_if(|_| !self.is_same);
+        self.candidate = None;
         self.tester = None;
         let _ = self.setup.disk.drop_staged();
     }

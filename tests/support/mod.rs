@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use nginit::admin::desk::Asked;
 use nginit::admin::socket::Listener;
+use nginit::admin::{Program, Reloads, State, Status};
 use nginit::control::{Control, Doors, Told};
 
 /// The program under test.
@@ -84,6 +85,23 @@ pub fn within<T>(time: Duration, mut fact: impl FnMut() -> Option<T>) -> Option<
 /// they started ends with them.
 pub fn side_by_side<T: Send>(items: impl IntoIterator<Item = T>, work: impl Fn(T) + Sync) {
     thread::scope(|scope| items.into_iter().for_each(|item| drop(scope.spawn(|| work(item)))));
+}
+
+/// A status of which nothing is of interest.
+pub fn status() -> Status {
+    let program = |pid| Program { version: "1.2.3".to_owned(), pid };
+    Status {
+        nginit: program(1),
+        nginx: program(7),
+        state: State::Running,
+        generation: 7,
+        live_secs: 0,
+        upstreams: Vec::new(),
+        draining: Vec::new(),
+        reloads: Reloads::default(),
+        last: None,
+        last_secs: None,
+    }
 }
 
 /// Has `ask` answer what is asked on the control socket `path`, in the thread that nginit has for it.
