@@ -12,10 +12,11 @@ use std::time::Instant;
 
 use nginit::cli::Cli;
 use nginit::inputs::{Env, Files, Mode};
+use nginit::live::Groups;
 use nginit::membership::Members;
 use nginit::nginx::{self, facts::Version};
 use nginit::peers::{self, Peers};
-use nginit::reload::candidate::{self, Anew, Candidate, Runs};
+use nginit::reload::candidate::{self, Anew, Before, Candidate, Runs};
 use nginit::reload::disk::Disk;
 use nginit::render::{self, Input};
 use nginit::settings;
@@ -30,7 +31,7 @@ use support::{Outcome, median, min, print_limit, print_table};
 const NGINX: Version = Version(1, 30, 0);
 
 /// How it runs.
-const RUNS: Runs = Runs { version: NGINX, clients: None, one_worker: false };
+const RUNS: Runs = Runs { version: NGINX, resolver: None, fault: None, clients: None, one_worker: false };
 
 fn main() -> Outcome<()> {
     let Some(runs) = support::runs() else { return Ok(()) };
@@ -94,7 +95,8 @@ fn steps(dir: &Path, runs: usize) -> Outcome<()> {
 /// The candidate of a start.
 fn candidate(env: &Env) -> Outcome<Candidate> {
     let read = candidate::read(env, Anew::Everything, None)?;
-    Ok(candidate::render(read, &Members::default(), Anew::Everything, &RUNS, 1, &Slots::new())?)
+    let before = Before { slots: &Slots::new(), groups: &Groups::new() };
+    Ok(candidate::render(read, &Members::default(), Anew::Everything, &RUNS, 1, before)?)
 }
 
 fn env(dir: &Path, servers: usize) -> Outcome<Env> {
@@ -108,6 +110,7 @@ fn env(dir: &Path, servers: usize) -> Outcome<Env> {
 
 fn input<'a>(settings: &'a settings::Settings, peers: &'a Peers) -> Input<'a> {
     static NONE: BTreeMap<String, String> = BTreeMap::new();
+    static NO_GROUPS: Groups = Groups::new();
     static NO_PAGES: BTreeSet<u16> = BTreeSet::new();
     Input {
         settings,
@@ -121,6 +124,8 @@ fn input<'a>(settings: &'a settings::Settings, peers: &'a Peers) -> Input<'a> {
         error_pages: &NO_PAGES,
         clients: None,
         one_worker: false,
+        groups: &NO_GROUPS,
+        resolver: None,
     }
 }
 

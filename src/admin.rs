@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use diff::{Diff, FileDiff, ServersDiff};
 pub use listing::{Listing, ServerState, ServerView, SourceKind, SourceView, UpstreamView};
 pub use orders::{Announcement, Order, Ordered, What};
-pub use status::{Draining, Outcome, Program, ReloadResult, Reloads, State, Status, UpstreamCount};
+pub use status::{Draining, LiveCounts, Outcome, Program, ReloadResult, Reloads, State, Status, UpstreamCount};
 
 /// What can be asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_one_end_writes_the_other_reads() {
-        let outcomes = [ReloadResult::Live, ReloadResult::Unchanged, ReloadResult::Refused];
+        let outcomes = [ReloadResult::Live, ReloadResult::Unchanged, ReloadResult::Followed, ReloadResult::Refused];
         let waited = outcomes.map(|result| (Request::Reload { wait: true }, Reply::Outcome(outcome(result, None))));
         let states = [State::Running, State::Reloading, State::Waiting, State::Held, State::Quitting, State::Stopping];
         let states = states.map(|state| (Request::Status, Reply::Status(Status { state, ..status() })));

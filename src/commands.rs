@@ -8,6 +8,7 @@ pub mod shells;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,10 +21,11 @@ use crate::ask;
 use crate::cli::{Cli, Commands, JsonForm, OrderArgs, Place, Waits};
 use crate::exit::{Failure, Status};
 use crate::inputs::{Env, Mode};
+use crate::live::{Groups, serve};
 use crate::membership::Members;
 use crate::nginx::command::{self, CommandLine};
 use crate::nginx::{self, conf, facts::Version, reading};
-use crate::reload::candidate::{self, Anew, Candidate, Runs};
+use crate::reload::candidate::{self, Anew, Before, Candidate, Runs};
 use crate::reload::disk::Disk;
 use crate::reload::state;
 use crate::settings::{self, Settings, listen, variables};
@@ -80,9 +82,11 @@ fn made(env: &Env, version: impl FnOnce(&Settings) -> Result<Version, Failure>) 
     let version = version(&inputs.settings)?;
     let (slots, note) = state::read(Disk::new(&inputs.settings.conf_dir).private());
     inputs.notes.extend(note);
-    let runs = Runs { version, clients: None, one_worker: false };
+    let resolver = Some((Ipv4Addr::LOCALHOST, serve::PORT).into());
+    let runs = Runs { version, resolver, fault: None, clients: None, one_worker: false };
     let read = candidate::complete(inputs, Anew::Everything, None)?;
-    let candidate = candidate::render(read, &Members::default(), Anew::Everything, &runs, 1, &slots)?;
+    let before = Before { slots: &slots, groups: &Groups::new() };
+    let candidate = candidate::render(read, &Members::default(), Anew::Everything, &runs, 1, before)?;
     candidate::log_notes(&candidate.notes);
     Ok(candidate)
 }

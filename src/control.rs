@@ -1,4 +1,4 @@
-//! The one thread for all that waits for others: commands, servers that announce themselves, DNS.
+//! The one thread for all that waits for others: nginx, commands, servers that announce themselves, DNS.
 //!
 //! It is started once something needs it. All it does is send messages to the loop, and whatever becomes of
 //! it, nginx never notices: after a crash it begins anew, with the same sockets and the same names.
@@ -17,6 +17,9 @@ use crate::admin::desk::{Asked, Desk, FAREWELL_TIMEOUT, PAUSE};
 use crate::admin::socket::Listener;
 use crate::admin::tcp;
 use crate::dns::{self, Followed};
+use crate::live::responder::News;
+use crate::live::serve::{self as live, Sockets};
+use crate::live::zone::Zone;
 use crate::log::{self, Level};
 use crate::membership::names::Outcome;
 use crate::reload::candidate::Ipv6;
@@ -29,6 +32,8 @@ pub enum Told {
     Asked(Asked),
     /// Where a name leads.
     Heard(Lookup, Outcome),
+    /// What nginx has taken in of its servers.
+    Followed(News),
     /// Commands reach us again; some may have been lost.
     Back,
 }
@@ -47,31 +52,54 @@ pub struct Doors {
 pub struct Control {
     stop: watch::Sender<bool>,
     names: watch::Sender<Arc<[Followed]>>,
+    doors: watch::Sender<Option<Arc<Doors>>>,
+    zone: watch::Sender<Arc<Zone>>,
     /// Closed at the thread's end.
     ended: mpsc::Receiver<()>,
 }
 
 impl Control {
-    /// Starts it. `tell` says whether anybody listens, and must not block.
+    /// Starts it. Where nginx may ask for its servers, it can at once. `tell` says whether anybody listens, and must
+    /// not block.
     ///
     /// # Errors
     /// What keeps the thread from being started.
-    pub fn start(doors: Doors, tell: impl Fn(Told) -> bool + Clone + Send + Sync + 'static) -> io::Result<Self> {
+    pub fn start(
+        sockets: Option<Arc<Sockets>>,
+        tell: impl Fn(Told) -> bool + Clone + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let (stop, stopping) = watch::channel(false);
         let (names, followed) = watch::channel(Arc::from([]));
+        let (doors, opened) = watch::channel(None);
+        let (zone, told) = watch::channel(Arc::default());
         let (ended_tx, ended) = mpsc::channel();
         let ask = tell.clone();
         let desk = Arc::new(Desk::new(move |asked| ask(Told::Asked(asked)), stopping));
         let work = move || {
             keep_up(&desk, || {
                 let runtime = Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(serve(&doors, &desk, followed.clone(), &tell))
+                let ways = Ways {
+                    sockets: sockets.as_deref(),
+                    doors: opened.clone(),
+                    names: followed.clone(),
+                    zone: told.clone(),
+                };
+                runtime.block_on(serve(ways, &desk, &tell))
             });
-            drop(doors);
             drop(ended_tx);
         };
         thread::Builder::new().name("control".into()).spawn(work)?;
-        Ok(Self { stop, names, ended })
+        Ok(Self { stop, names, doors, zone, ended })
+    }
+
+    /// Lets others in.
+    pub fn open(&self, doors: Doors) {
+        self.doors.send_replace(Some(Arc::new(doors)));
+    }
+
+    /// Tells nginx of these servers from now on.
+    pub fn tell(&self, zone: Arc<Zone>) {
+        self.zone.send_replace(zone);
     }
 
     /// Follows these names and no others.
@@ -85,27 +113,49 @@ impl Drop for Control {
         self.stop.send_replace(true);
         // The thread's own limit comes first, unless a message blocks.
         let _ = self.ended.recv_timeout(2 * FAREWELL_TIMEOUT);
+        // The thread may still hold its end of the channel, and the socket's file goes with what is in it.
+        drop(self.doors.send_replace(None));
     }
 }
 
-/// Everything at once, until the stop.
-async fn serve(
-    doors: &Doors,
-    desk: &Arc<Desk>,
+/// What the thread is told, and where it listens.
+struct Ways<'a> {
+    sockets: Option<&'a Sockets>,
+    doors: watch::Receiver<Option<Arc<Doors>>>,
     names: watch::Receiver<Arc<[Followed]>>,
-    tell: &impl Fn(Told) -> bool,
-) -> io::Result<()> {
-    let socket = async {
-        match &doors.socket {
-            Some(socket) => socket.serve(desk, || _ = tell(Told::Back)).await,
-            None => Ok(()),
+    zone: watch::Receiver<Arc<Zone>>,
+}
+
+/// Everything at once, until the stop.
+async fn serve(ways: Ways<'_>, desk: &Arc<Desk>, tell: &impl Fn(Told) -> bool) -> io::Result<()> {
+    let Ways { sockets, mut doors, names, zone } = ways;
+    let nginx = async {
+        let Some(sockets) = sockets else { return Ok(()) };
+        let news = |news| _ = tell(Told::Followed(news));
+        tokio::select! {
+            served = live::serve(sockets, zone, &news) => served,
+            () = desk.stopping() => Ok(()),
         }
     };
-    let admin = async {
-        match &doors.admin {
-            Some((listener, token)) => tcp::serve(listener, token.clone(), desk).await,
-            None => Ok(()),
-        }
+    let others = async {
+        let opened = tokio::select! {
+            opened = doors.wait_for(Option::is_some) => opened.ok().and_then(|doors| doors.clone()),
+            () = desk.stopping() => None,
+        };
+        let Some(doors) = opened else { return Ok(()) };
+        let socket = async {
+            match &doors.socket {
+                Some(socket) => socket.serve(desk, || _ = tell(Told::Back)).await,
+                None => Ok(()),
+            }
+        };
+        let admin = async {
+            match &doors.admin {
+                Some((listener, token)) => tcp::serve(listener, token.clone(), desk).await,
+                None => Ok(()),
+            }
+        };
+        tokio::try_join!(socket, admin).map(drop)
     };
     let follow = async {
         let names = dns::follow(names, Ipv6::of_kernel() == Ipv6::Routed, |lookup, answer| {
@@ -123,7 +173,7 @@ async fn serve(
             () = desk.stopping() => Ok(()),
         }
     };
-    tokio::try_join!(socket, admin, follow, crash).map(drop)
+    tokio::try_join!(nginx, others, follow, crash).map(drop)
 }
 
 /// Does `work` until it succeeds or the stop comes, whatever happens: a crash is reported, and the

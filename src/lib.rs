@@ -18,6 +18,7 @@
 //! | [`dns`] | names to addresses, once and again and again |
 //! | [`exit`] | every exit status |
 //! | [`inputs`] | reading the environment, the files that it names, the templates |
+//! | [`live`] | telling nginx of its servers without a reload |
 //! | [`log`] | one line an event on stderr |
 //! | [`membership`] | which servers there are, and who says so |
 //! | [`nginx`] | the binary, its command line, its language, its verdicts |
@@ -39,6 +40,7 @@ pub mod control;
 pub mod dns;
 pub mod exit;
 pub mod inputs;
+pub mod live;
 pub mod log;
 pub mod membership;
 pub mod nginx;
@@ -55,20 +57,25 @@ pub mod upstream;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 
 use cli::{Cli, Commands};
+use control::Control;
 use exit::{Failure, Status};
 use inputs::{Env, Mode};
+use live::Groups;
+use live::serve::Sockets;
 use log::Level;
 use membership::Membership;
 use nginx::command::{self, CommandLine, Needs, Options};
+use nginx::facts::Version;
 use nginx::main::Main;
-use reload::candidate::{self, Anew, Candidate, Runs};
+use reload::candidate::{self, Anew, Before, Candidate, Runs};
 use reload::disk::Disk;
-use reload::state::{self, Kept};
+use reload::state::{self, Answers, Kept};
 use render::generation;
 use settings::variables::ENV_START;
-use settings::{Settings, StartMode};
+use settings::{LiveMode, Settings, StartMode};
 use supervisor::child::{self, Group};
 use supervisor::cluster::Cluster;
 use supervisor::reload::Limits;
@@ -124,14 +131,19 @@ fn supervise_plain(env: &Env, line: &CommandLine) -> Result<Status, Failure> {
 fn supervise_nginx(env: Env, line: &CommandLine, options: Options) -> Result<Status, Failure> {
     let inbox = Inbox::open()?;
     supervisor::child::adopt_orphans();
-    let (supervisor, pid, nginx) = start_nginx(env, line, options)?;
+    let (supervisor, pid, nginx) = start_nginx(env, line, options, &inbox)?;
     Ok(shell::run(supervisor, pid, inbox, Some(nginx)))
 }
 
 /// The start-up order of nginx. Nothing is written before everything is read, and nginx itself is
 /// the first to test the first configuration: testing it twice would double the time to start.
 /// What only the start needs, above all the first candidate, is freed when this returns.
-fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Supervisor, Pid, shell::Nginx), Failure> {
+fn start_nginx(
+    env: Env,
+    line: &CommandLine,
+    options: Options,
+    inbox: &Inbox,
+) -> Result<(Supervisor, Pid, shell::Nginx), Failure> {
     let (settings, inputs) = match candidate::inputs(&env, Mode::Strict) {
         Ok(inputs) => (inputs.settings.clone(), Ok(inputs)),
         Err(failure) if env.text(ENV_START).as_deref().and_then(StartMode::from_word) == Some(StartMode::LastGood) => {
@@ -177,15 +189,25 @@ fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Superv
     let sidecars = Runner::new(settings.sidecars.clone());
 
     let version = nginx.facts.version;
-    let runs = Runs { version, clients, one_worker: globals.contains("worker_processes 1;") };
+    let answers = (settings.start == StartMode::LastGood).then(|| Answers::new(disk.private()));
+    let sockets = listen_for_nginx(&settings, version, answers.as_ref().and_then(Answers::port));
+    let resolver = sockets.as_ref().map(|sockets| sockets.address);
+    let one_worker = globals.contains("worker_processes 1;");
+    let runs = Runs { version, resolver, fault: None, clients, one_worker };
     let everything = Anew::Everything;
     let read = inputs.and_then(|inputs| candidate::complete(inputs, everything, None));
-    let first = read.and_then(|read| candidate::render(read, &membership.take(), everything, &runs, 1, &slots));
+    let before = Before { slots: &slots, groups: &Groups::new() };
+    let first = read.and_then(|read| candidate::render(read, &membership.take(), everything, &runs, 1, before));
     let first = first.and_then(|candidate| publish_first(&disk, candidate, socket.as_deref()));
     // Before nginx reads them, so that no change is missed.
     let watcher = Watcher::new(first.as_ref().map_or_else(|_| candidate::seen(&env), Candidate::watched));
     let clients = runs.clients.clone();
-    let servers = Servers::new(env, runs, membership, kept, slots);
+    let mut servers = Servers::new(env, runs, membership, kept, slots);
+    if let Some(mut answers) = answers {
+        answers.listens(resolver.map_or(0, |address| address.port()));
+        servers.keep_answers(answers, first.is_ok());
+    }
+    let control = answer_nginx(&mut servers, first.as_ref().ok(), sockets.as_ref(), inbox);
     let setup = Setup { nginx, argv, options, globals, main: main.path, disk, socket, errors, clients, lock };
     let (pid, what) = match &first {
         Ok(candidate) => {
@@ -203,7 +225,34 @@ fn start_nginx(env: Env, line: &CommandLine, options: Options) -> Result<(Superv
     log::line(Level::Notice, "nginx", &format!("generation 1 starts nginx {version}, pid={pid} {what}"));
     let reloader = Reloader::new(setup, first.ok(), servers);
     let supervisor = Supervisor::nginx(policy);
-    Ok((supervisor, pid, shell::Nginx { reloader, ways_in, watcher, sidecars, cluster }))
+    Ok((supervisor, pid, shell::Nginx { reloader, ways_in, watcher, sidecars, cluster, sockets, control }))
+}
+
+/// Listens where nginx is to ask for its servers, if it can ask: where it did `before`, as far as that is known.
+fn listen_for_nginx(settings: &Settings, version: Version, before: Option<u16>) -> Option<Arc<Sockets>> {
+    if settings.live == LiveMode::Off || !version.has_resolve() {
+        return None;
+    }
+    let warn = |err: &std::io::Error| {
+        let text = format!("each change of servers reloads nginx: nginit cannot listen on loopback: {err}");
+        log::line(Level::Warn, "live", &text);
+    };
+    Sockets::bind(before).inspect_err(warn).ok().map(Arc::new)
+}
+
+/// Starts to answer nginx, before that is started, where the first candidate has it ask. If there can be no thread, the
+/// loop says so, and reloads.
+fn answer_nginx(
+    servers: &mut Servers,
+    first: Option<&Candidate>,
+    sockets: Option<&Arc<Sockets>>,
+    inbox: &Inbox,
+) -> Option<Control> {
+    first.into_iter().for_each(|first| servers.prepare(first));
+    let zone = servers.take_zone()?;
+    let control = inbox.start_control(sockets?.clone()).ok()?;
+    control.tell(zone);
+    Some(control)
 }
 
 /// Writes the first set, which nginx itself is the first to test.

@@ -20,8 +20,10 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::log::Level;
 use crate::ordered::InOrder;
-use crate::peers::{Peer, PeerAddress, Peers, spare_backups};
+use crate::peers::{self, Peer, PeerAddress, Peers, spare_backups};
+use crate::settings::Note;
 use crate::upstream::{Address, Lookup, Name, Resolved, Server, Upstream, Upstreams};
 use announced::Announced;
 use names::{Names, Outcome};
@@ -118,6 +120,21 @@ impl Members {
         kept
     }
 
+    /// The peers of these upstreams, whose names lead to what is `resolved`, and what the operator should know of them.
+    pub fn peers(&self, upstreams: &Upstreams, resolved: &Resolved) -> (Peers, Vec<Note>) {
+        let mut peers = peers::peers(upstreams, resolved);
+        let warn = |text: String| Note { level: Level::Warn, text };
+        let drained = self.order_peers(&mut peers).into_iter().map(|name| {
+            warn(format!("all servers of {} are drained: they get requests until another one does", name.upstream()))
+        });
+        let mut notes: Vec<Note> = drained.collect();
+        for name in peers::lighten_rings(upstreams, &mut peers) {
+            let text = format!("{}: its servers weigh too much for a ring, and all weigh less there", name.upstream());
+            notes.push(warn(text));
+        }
+        (peers, notes)
+    }
+
     /// What is ordered about a server.
     pub fn order(&self, name: &Name, address: &Address) -> Option<&Order> {
         self.orders.get(name)?.get(address)
@@ -170,6 +187,8 @@ pub struct Membership {
     since: BTreeMap<Name, BTreeMap<PeerAddress, Instant>>,
     /// When each of the other sources last changed.
     changed: BTreeMap<&'static str, Instant>,
+    /// How often anything has changed.
+    changes: u64,
 }
 
 impl Membership {
@@ -194,6 +213,7 @@ impl Membership {
     /// Something has changed.
     fn touch(&mut self, source: &'static str, now: Instant) {
         self.changed.insert(source, now);
+        self.changes += 1;
         self.unrest = Some((self.unrest.map_or(now, |(first, _)| first), now));
     }
 
@@ -264,6 +284,24 @@ impl Membership {
         heard.news
     }
 
+    /// As they are now.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// How often anything has changed so far.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// nginx has been told of all that there is by now, and these are its peers.
+    pub fn told(&mut self, peers: &Peers, now: Instant) {
+        (self.unrest, self.again) = (None, None);
+        self.live = Arc::new(self.members.clone());
+        self.taken = Arc::clone(&self.live);
+        self.remember(peers, now);
+    }
+
     /// The members for a look at what a candidate would be.
     pub fn peek(&self) -> Arc<Members> {
         Arc::new(self.members.clone())
@@ -285,12 +323,22 @@ impl Membership {
         }
         self.live = Arc::new(Members { resolved, ..Members::clone(&self.taken) });
         self.taken = Arc::clone(&self.live);
-        let mut before = std::mem::take(&mut self.since);
+        self.remember(peers, now);
+    }
+
+    /// Keeps since when each peer of an upstream is there.
+    pub fn remember_one(&mut self, name: &Name, peers: &[Peer], now: Instant) {
+        let mut old = self.since.remove(name).unwrap_or_default();
+        let there = peers.iter().filter(|peer| !peer.gone).map(|peer| &peer.address);
+        let since = there.map(|address| (address.clone(), old.remove(address).unwrap_or(now))).into_map();
+        self.since.insert(name.clone(), since);
+    }
+
+    /// The same of all.
+    fn remember(&mut self, peers: &Peers, now: Instant) {
+        self.since.retain(|name, _| peers.contains_key(name));
         for (name, peers) in peers {
-            let mut old = before.remove(name).unwrap_or_default();
-            let there = peers.iter().filter(|peer| !peer.gone).map(|peer| &peer.address);
-            let since = there.map(|address| (address.clone(), old.remove(address).unwrap_or(now))).into_map();
-            self.since.insert(name.clone(), since);
+            self.remember_one(name, peers, now);
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod generation;
 pub mod listeners;
+pub mod live;
 pub mod locations;
 pub mod passing;
 pub mod quote;
@@ -14,15 +15,18 @@ pub mod sticky;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::iter::once;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Enumerator, Object, Serde};
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value, context};
 
+use crate::live::Groups;
 use crate::nginx::facts::Version;
 use crate::ordered::InOrder;
 use crate::peers::{Peer, Peers};
+use crate::render::live::Following;
 use crate::render::locations::Location;
 use crate::render::quote::Written;
 use crate::settings::Settings;
@@ -35,8 +39,10 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("_access_log.j2", include_str!("../templates/_access_log.j2")),
     ("_error_pages.j2", include_str!("../templates/_error_pages.j2")),
     ("_errors.j2", include_str!("../templates/_errors.j2")),
+    ("_again.j2", include_str!("../templates/_again.j2")),
     ("_gzip.j2", include_str!("../templates/_gzip.j2")),
     ("_log.j2", include_str!("../templates/_log.j2")),
+    ("_next.j2", include_str!("../templates/_next.j2")),
     ("_passing.j2", include_str!("../templates/_passing.j2")),
     ("_retry.j2", include_str!("../templates/_retry.j2")),
     ("_pass.j2", include_str!("../templates/_pass.j2")),
@@ -91,6 +97,10 @@ pub struct Input<'a> {
     pub clients: Option<&'a str>,
     /// nginx has one worker process and no more, for sure.
     pub one_worker: bool,
+    /// The upstreams whose servers nginx follows without a reload.
+    pub groups: &'a Groups,
+    /// Where nginx asks nginit for them; without it, none is followed.
+    pub resolver: Option<SocketAddr>,
 }
 
 impl Input<'_> {
@@ -353,7 +363,8 @@ fn upstream_value(number: usize, name: &Name, upstream: &Upstream, peers: &[Peer
         balance => balance.unwrap_or_default(),
     };
     let sticky = upstream.sticky.as_ref().map(|cookie| sticky_value(number, cookie, own_way, &peers));
-    let zone_kb = zone_kb(peers.len());
+    let following = Following { groups: input.groups, resolver: input.resolver, ipv6: input.ipv6 };
+    let zone_kb = live::zone_kb(peers.len(), following.group(name), &upstream.protocol);
     let routes: Vec<String> = upstream.routes.iter().map(ToString::to_string).collect();
     context! {
         name => name.upstream(),
@@ -370,6 +381,7 @@ fn upstream_value(number: usize, name: &Name, upstream: &Upstream, peers: &[Peer
         grpc => upstream.protocol.grpc,
         module => upstream.protocol.module(),
         tls => listeners::peer_tls(&upstream.protocol),
+        live => following.value(name, &peers),
         servers => peers.iter().cloned().map(Value::from_object).collect::<Vec<_>>(),
     }
 }
@@ -393,10 +405,4 @@ fn sticky_value(number: usize, cookie: &Cookie, own_way: bool, peers: &[Peer]) -
         homes => homes.collect::<Vec<_>>(),
         places => places.collect::<Vec<_>>(),
     }
-}
-
-/// Shared memory for a group of `peers`, in KiB. nginx needs at least 8 pages, and some 0.7 KiB a
-/// peer; pages that are never touched cost nothing, so there is room to spare.
-fn zone_kb(peers: usize) -> usize {
-    256 + 2 * peers
 }

@@ -108,6 +108,8 @@ pub struct Settings {
     pub real_ip: Option<RealIp>,
     /// Whether changes of files are followed.
     pub watch: bool,
+    /// Whether nginx follows servers without a reload.
+    pub live: LiveMode,
     /// Where nginit answers over TCP, if anywhere.
     pub admin: Option<Admin>,
     /// The file that keeps what was ordered and announced over a restart.
@@ -152,6 +154,17 @@ impl StartMode {
             _ => None,
         }
     }
+}
+
+/// Whether nginx follows servers without a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LiveMode {
+    /// Where that is as good as a reload in all else.
+    Auto,
+    /// Wherever it is possible at all; where it is not, the configuration is refused.
+    On,
+    /// Nowhere.
+    Off,
 }
 
 /// What TERM means to nginx.

@@ -10,6 +10,7 @@ pub mod child;
 pub mod clients;
 pub mod cluster;
 pub mod confirm;
+pub mod following;
 pub mod generations;
 pub mod reaper;
 pub mod reload;

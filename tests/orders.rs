@@ -82,6 +82,7 @@ fn listing() -> Listing {
     let name = "DYNAMIC_BACKEND".to_owned();
     Listing {
         upstreams: vec![UpstreamView {
+            reload: None,
             name: "dynamic_backend".to_owned(),
             balance: "round_robin".to_owned(),
             servers,
@@ -133,6 +134,9 @@ fn servers_are_listed_in_columns_as_json_and_as_csv() {
 UPSTREAM         SERVER       STATE  WEIGHT  SINCE  FROM
 dynamic_backend  10.0.0.1:80  up          1  1m15s  DYNAMIC_BACKEND
 dynamic_backend  10.0.0.2:80  drain       1  1m15s  DYNAMIC_BACKEND
+
+UPSTREAM         CHANGES OF ITS SERVERS
+dynamic_backend  nginx follows without a reload
 
 SOURCE       NAME             SERVERS       READ
 environment  DYNAMIC_BACKEND        2  1m15s ago

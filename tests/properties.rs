@@ -25,13 +25,15 @@ use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
 
 use nginit::inputs::{self, Env, Mode};
+use nginit::live::zone::Zone;
+use nginit::live::{self, Ability, Groups};
 use nginit::nginx::conf;
 use nginit::nginx::facts::Version;
-use nginit::peers::{self, Peers};
+use nginit::peers::{self, PeerAddress, Peers};
 use nginit::render::{self, Input};
 use nginit::settings::error::SettingsErrors;
 use nginit::settings::rules;
-use nginit::settings::{self, Given, Settings, Vars};
+use nginit::settings::{self, Given, LiveMode, Settings, Vars};
 use nginit::slots::{self, Slots};
 use nginit::upstream::{Address, Files, HostName, Lookup, PathMatch, Resolved, Route, Server, Sources, Target};
 
@@ -70,15 +72,25 @@ fn servers(settings: &Settings) -> impl Iterator<Item = &Server> {
     settings.upstreams.values().flat_map(|upstream| &upstream.servers)
 }
 
-fn render(settings: &Settings, nginx: Version) -> Files {
+/// The peers of settings, once names have led to [`addresses`].
+fn found(settings: &Settings) -> Peers {
     let names =
         servers(settings).filter_map(|s| if let Address::Host(name, _) = &s.address { Some(name) } else { None });
     let targets = |name: &HostName| addresses(name.as_str()).into_iter().map(Target::from).collect();
     let found = names.map(|name: &HostName| (Lookup::Host(name.clone()), targets(name)));
     let resolved: Resolved = found.filter(|(_, targets): &(Lookup, Vec<Target>)| !targets.is_empty()).collect();
+    peers::peers(&settings.upstreams, &resolved)
+}
+
+fn render(settings: &Settings, nginx: Version) -> Files {
+    render_following(settings, nginx, &found(settings), &Groups::new())
+}
+
+/// The same where nginx follows the servers of `groups`.
+fn render_following(settings: &Settings, nginx: Version, peers: &Peers, groups: &Groups) -> Files {
     render::render(Input {
         settings,
-        peers: &peers::peers(&settings.upstreams, &resolved),
+        peers,
         sources: &Sources::new(),
         env: &BTreeMap::new(),
         nginx,
@@ -88,6 +100,8 @@ fn render(settings: &Settings, nginx: Version) -> Files {
         error_pages: &BTreeSet::new(),
         clients: None,
         one_worker: false,
+        groups,
+        resolver: (!groups.is_empty()).then(|| SocketAddr::from(([127, 0, 0, 1], 10_053))),
     })
     .unwrap()
 }
@@ -579,6 +593,116 @@ fn check_rendered(settings: &Settings, files: &Files, batch: &[Texts]) -> Result
     check_locations(settings, &statements)
 }
 
+/// Two lists of one upstream, one after the other: their servers differ, but not in what all at a name have in common, nor
+/// in their unix sockets.
+fn succession() -> impl Strategy<Value = [List; 2]> {
+    let common = select(&["", ";max_fails=3", ";max_conns=9;fail_timeout=1m"][..]);
+    let entries = || vec(entry(), 1..40);
+    let balance = select(&["round_robin", "least_conn", "random", "hash $request_uri consistent"][..]);
+    (entries(), entries(), any::<bool>(), common, 1..=65535_u16, balance).prop_map(
+        |(first, second, is_like, common, port, balance)| {
+            let is_socket = |entry: &Entry| matches!(entry.address, Where::Unix(_));
+            let sockets: Vec<Entry> = first.iter().filter(|entry| is_socket(entry)).cloned().collect();
+            let mut named: Vec<Entry> = second.into_iter().filter(|entry| !is_socket(entry)).collect();
+            if is_like {
+                named.extend(first.iter().filter(|entry| !is_socket(entry)).step_by(2).cloned());
+            }
+            [first, [sockets, named].concat()].map(|mut entries| {
+                for entry in entries.iter_mut().filter(|entry| !is_socket(entry)) {
+                    entry.params.retain(|(name, ..)| !matches!(*name, "max_conns" | "max_fails" | "fail_timeout"));
+                    entry
+                        .params
+                        .extend((!common.is_empty()).then(|| (common.trim_start_matches(';'), String::new(), None)));
+                }
+                List { entries, separators: vec![" "], port, balance }.tidy()
+            })
+        },
+    )
+}
+
+/// What nginx reads of servers that it follows is the same whichever these are, as long as they have room, and what it is
+/// told is who takes requests.
+#[test]
+fn servers_that_nginx_follows_are_told_and_not_rendered() {
+    let oracle = support::nginx().map(Oracle::new).filter(|oracle| oracle.version.has_resolve());
+    let nginx = oracle.as_ref().map_or(Version(1, 30, 6), |oracle| oracle.version);
+    let ability = Ability { mode: LiveMode::Auto, nginx, ipv6: true, fault: None };
+    check(300, succession(), |lists| {
+        let [first, second] = lists.map(|list| {
+            let texts =
+                [("BACKEND", list.text()), ("PORT", list.port.to_string()), ("BALANCE", list.balance.to_owned())];
+            parse(
+                &texts
+                    .map(|(suffix, value)| (format!("DYNAMIC_{suffix}"), value))
+                    .into_iter()
+                    .collect::<BTreeMap<_, _>>(),
+            )
+        });
+        let settings = [first, second].map(|settings| settings.map_err(|err| TestCaseError::fail(err.to_string())));
+        let [first, second] = settings;
+        let settings = [first?, second?];
+        let (mut groups, mut zone) = (Groups::new(), Zone::default());
+        let mut rendered: Vec<(Groups, Peers, String)> = Vec::new();
+        for settings in &settings {
+            let peers = found(settings);
+            (groups, _) = live::arrange_all(&groups, &settings.upstreams, &peers, ability);
+            let before = std::mem::take(&mut zone);
+            zone = before.next(&groups, &peers);
+            check_zone(&before, &zone, &groups, &peers)?;
+            let files = render_following(settings, nginx, &peers, &groups);
+            if let Some(Err(printed)) = oracle.as_ref().map(|oracle| oracle.test(&files)) {
+                return Err(TestCaseError::fail(format!("{printed}{}", files["default.conf"])));
+            }
+            let text = files["default.conf"].clone();
+            let servers = oracle::statements(&text).unwrap().into_iter().filter(|s| s.name() == "server" && !s.opens);
+            for server in servers.filter(|_| !groups.is_empty()) {
+                let is_ours = server.words[1].ends_with(".nginit") || server.words[1].starts_with("unix:");
+                prop_assert!(is_ours, "an address is rendered: {server:?}");
+            }
+            rendered.push((groups.clone(), peers, text));
+        }
+        let (before, after) = (&rendered[0], &rendered[1]);
+        let shape =
+            |groups: &Groups, other: &Groups| groups.iter().zip(other).all(|((_, a), (_, b))| a.has_shape_of(b));
+        let sockets = |peers: &Peers| -> Vec<_> {
+            let all = peers.values().flatten();
+            all.filter(|peer| matches!(peer.address, PeerAddress::Unix(_))).cloned().collect()
+        };
+        let alike = before.0.len() == 1 && after.0.len() == 1 && shape(&before.0, &after.0);
+        if alike && sockets(&before.1) == sockets(&after.1) {
+            prop_assert_eq!(&before.2, &after.2);
+        }
+        Ok(())
+    });
+}
+
+/// The zone after `before` tells who takes requests, each once, and what stays as it was has the version that it had.
+fn check_zone(before: &Zone, zone: &Zone, groups: &Groups, peers: &Peers) -> Result<(), TestCaseError> {
+    let takers = peers.iter().filter(|(name, _)| groups.contains_key(*name)).flat_map(|(_, peers)| peers);
+    let takers = takers.filter(|peer| peer.takes_requests()).filter_map(|peer| match peer.address {
+        PeerAddress::Ip(address) => Some((address, peer.weight(), peer.params.backup)),
+        PeerAddress::Unix(_) => None,
+    });
+    let mut takers: Vec<_> = takers.collect();
+    takers.sort_unstable();
+    let told = zone.iter().flat_map(|(_, set)| &set.servers);
+    let mut told: Vec<_> = told.map(|served| (served.address, served.weight, served.backup)).collect();
+    told.sort_unstable();
+    prop_assert_eq!(told, takers);
+    for (name, set) in zone.iter() {
+        let all_backup = set.servers.iter().all(|served| served.backup);
+        prop_assert!(set.servers.is_empty() || !all_backup, "backups alone at {name}");
+        if let Some(before) = before.get(name) {
+            prop_assert_eq!(before.version == set.version, before.servers == set.servers);
+            prop_assert!(before.version <= set.version);
+        }
+    }
+    let read = Zone::parse(&zone.to_text()).unwrap();
+    let full = zone.iter().filter(|(_, set)| !set.servers.is_empty()).map(|(name, set)| (name, &set.servers));
+    prop_assert!(full.eq(read.iter().map(|(name, set)| (name, &set.servers))));
+    Ok(())
+}
+
 /// The `server` blocks are those of the hosts, and each route whose requests nobody else takes is a
 /// location of its host's, or changes nothing there.
 fn check_locations(settings: &Settings, statements: &[Statement]) -> Result<(), TestCaseError> {
@@ -779,6 +903,8 @@ fn stickiness_is_refused_or_as_harmless_to_nginx_as_any() {
             generation: 1,
             clients: None,
             one_worker: false,
+            groups: &Groups::new(),
+            resolver: None,
             error_pages: &BTreeSet::new(),
         };
         render::render(input).unwrap()
@@ -966,6 +1092,8 @@ fn printed(settings: &Settings, statement: &str, value: &str) -> Option<Vec<(Str
         error_pages: &BTreeSet::new(),
         clients: None,
         one_worker: false,
+        groups: &Groups::new(),
+        resolver: None,
     });
     Some(shape(&oracle::statements(&files.ok()?["x.conf"])?))
 }
@@ -1008,6 +1136,8 @@ fn a_quoted_value_is_one_argument_that_reads_as_it_was() {
                 error_pages: &BTreeSet::new(),
                 clients: None,
                 one_worker: false,
+                groups: &Groups::new(),
+                resolver: None,
             });
             // nginx takes no argument of more than its buffer of 4096 bytes, and says so.
             let Some(files) = files.ok().filter(|_| value.len() < 2000) else { continue };
@@ -1183,6 +1313,8 @@ fn knobs_are_refused_by_name_or_taken_by_nginx() {
             error_pages: &pages,
             clients: Some("/dev/null"),
             one_worker: false,
+            groups: &Groups::new(),
+            resolver: None,
         });
         let files = files.map_err(|err| TestCaseError::fail(err.to_string()))?;
         if let Some(Err(printed)) = oracle.as_ref().map(|oracle| oracle.test(&files)) {

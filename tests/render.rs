@@ -8,6 +8,7 @@
 //! #! nginx 1.22.1            the version to render for; 1.30.6 unless said
 //! #! ipv6 no                 the kernel has no IPv6
 //! #! pages 404 503           there are pages of the operator's for these statuses
+//! #! live 127.0.0.1:10053   nginx follows servers, and asks here
 //! #! clients /dev/null       nginit runs, and nginx tells of clients in this file
 //! NAME=VALUE                 to the end of the line, as it stands
 //! NAME<<END                  the lines up to one that is END alone
@@ -33,14 +34,16 @@ mod support;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use nginit::inputs::{self, Env, Mode};
+use nginit::live::{self, Ability, Groups};
 use nginit::nginx::facts::Version;
 use nginit::peers;
 use nginit::reload::candidate::{self, Inputs};
 use nginit::render::{self, Input};
+use nginit::settings::LiveMode;
 use nginit::slots::{self, Slots};
 use nginit::upstream::{Files, HostName, Lookup, Resolved, Target};
 
@@ -63,6 +66,7 @@ struct Case {
     ipv6: bool,
     pages: BTreeSet<u16>,
     clients: Option<String>,
+    live: Option<SocketAddr>,
     templates: PathBuf,
 }
 
@@ -75,6 +79,7 @@ impl Case {
             ipv6: true,
             pages: BTreeSet::new(),
             clients: None,
+            live: None,
             templates: path.with_extension("templates"),
         };
         let text = fs::read_to_string(path).unwrap();
@@ -89,6 +94,7 @@ impl Case {
                     }
                     ("ipv6", "no") => case.ipv6 = false,
                     ("pages", list) => case.pages = list.split(' ').map(|n| n.parse().unwrap()).collect(),
+                    ("live", at) => case.live = Some(at.parse().unwrap()),
                     ("clients", path) => case.clients = Some(path.to_owned()),
                     other => panic!("{}: {other:?} is no header", case.name),
                 }
@@ -111,6 +117,9 @@ impl Case {
         let sources = inputs::templates(&self.templates).unwrap();
         let listed = peers::peers(&settings.upstreams, &resolved());
         let (peers, _) = slots::place_all(&Slots::new(), &settings.upstreams, listed);
+        let mode = if self.live.is_some() { LiveMode::Auto } else { LiveMode::Off };
+        let ability = Ability { mode, nginx: version, ipv6: self.ipv6, fault: None };
+        let (groups, _) = live::arrange_all(&Groups::new(), &settings.upstreams, &peers, ability);
         let input = Input {
             settings: &settings,
             peers: &peers,
@@ -123,6 +132,8 @@ impl Case {
             error_pages: &self.pages,
             clients: self.clients.as_deref(),
             one_worker: false,
+            groups: &groups,
+            resolver: self.live,
         };
         let files = render::render(input).map_err(|err| err.to_string())?;
         Ok((files, notes.into_iter().map(|note| format!("{:?}: {}", note.level, note.text)).collect()))
@@ -226,8 +237,8 @@ fn ten_thousand_servers_fit_into_their_zone() {
         let var = |name: &str, value: &Path| (OsString::from(name), value.as_os_str().to_owned());
         let vars = vec![var("STATIC_BACKEND_FILE", &list), var("STATIC_BALANCE", Path::new(balance))];
         let (name, templates) = (balance.to_owned(), dir.path().join("none"));
-        let (pages, clients) = (BTreeSet::new(), None);
-        let case = Case { name, vars, nginx: oracle.version, ipv6: true, pages, clients, templates };
+        let (pages, clients, live) = (BTreeSet::new(), None, None);
+        let case = Case { name, vars, nginx: oracle.version, ipv6: true, pages, clients, live, templates };
         let (files, _) = case.render(case.nginx).unwrap();
         assert_eq!(files["default.conf"].matches("\n    server ").count(), 10_000);
         oracle.test(&files).unwrap_or_else(|printed| panic!("{balance}: {printed}"));

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStringExt;
 use libfuzzer_sys::fuzz_target;
 use nginit::exit::Failure;
 use nginit::inputs::{Env, Mode};
+use nginit::live::Groups;
 use nginit::nginx::facts::Version;
 use nginit::peers;
 use nginit::reload::candidate;
@@ -52,6 +53,8 @@ fuzz_target!(|data: &[u8]| {
         error_pages: &BTreeSet::new(),
         clients: None,
         one_worker: false,
+        groups: &Groups::new(),
+        resolver: None,
     })
     .expect("the built-in templates render");
     for line in files["default.conf"].lines() {

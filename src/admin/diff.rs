@@ -37,13 +37,19 @@ pub struct ServersDiff {
     pub removed: Vec<String>,
     /// Servers with other parameters, with both (`10.0.0.1:80 weight=1 -> weight=3`).
     pub changed: Vec<String>,
+    /// Why nginx would reload for it; nothing, if it would follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<String>,
 }
 
 /// The servers, then the files, then what would come of it.
 impl fmt::Display for Diff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for ServersDiff { upstream, added, removed, changed } in &self.servers {
-            writeln!(f, "{upstream}")?;
+        for ServersDiff { upstream, added, removed, changed, reload } in &self.servers {
+            match reload {
+                Some(why) => writeln!(f, "{upstream}, by a reload: {}", one_line(why))?,
+                None => writeln!(f, "{upstream}, without a reload")?,
+            }
             for (sign, servers) in [('+', added), ('-', removed), ('~', changed)] {
                 servers.iter().try_for_each(|server| writeln!(f, "  {sign} {}", one_line(server)))?;
             }
@@ -55,7 +61,7 @@ impl fmt::Display for Diff {
         f.write_str(match self.reload {
             true => "nginx would reload\n",
             false if self.servers.is_empty() && self.files.is_empty() => "nothing would change\n",
-            false => "nginx would not reload\n",
+            false => "nginx would follow without a reload\n",
         })
     }
 }
@@ -263,13 +269,14 @@ mod tests {
         let files = vec![FileDiff { name: "default.conf".to_owned(), diff: unified("a\n", "b\u{1b}\n") }];
         let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
         let servers = vec![ServersDiff {
+            reload: Some("a reason".to_owned()),
             upstream: "x_backend".to_owned(),
             added: words(&["10.0.0.1:80"]),
             removed: words(&["10.0.0.2:80", "10.0.0.3:80"]),
             changed: words(&["10.0.0.4:80 weight=1 -> weight=3"]),
         }];
         let want = "\
-x_backend
+x_backend, by a reload: a reason
   + 10.0.0.1:80
   - 10.0.0.2:80
   - 10.0.0.3:80
@@ -282,6 +289,10 @@ x_backend
 nginx would reload
 ";
         assert_eq!(Diff { files, servers, reload: true }.to_string(), want);
+        let servers =
+            vec![ServersDiff { upstream: "x_backend".to_owned(), added: words(&["a:1"]), ..ServersDiff::default() }];
+        let live = "x_backend, without a reload\n  + a:1\nnginx would follow without a reload\n";
+        assert_eq!(Diff { servers, ..Diff::default() }.to_string(), live);
         assert_eq!(Diff::default().to_string(), "nothing would change\n");
     }
 }

@@ -23,6 +23,9 @@ pub struct UpstreamView {
     pub name: String,
     /// How nginx chooses among its servers, such as `round_robin`.
     pub balance: String,
+    /// Why nginx reloads for a change of its servers; nothing, if it follows without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<String>,
     /// All that are or were there lately, or shall be.
     pub servers: Vec<ServerView>,
 }
@@ -188,6 +191,18 @@ impl fmt::Display for Listing {
             }
         }
         servers.fmt(f)?;
+        if !self.upstreams.is_empty() {
+            f.write_str("\n")?;
+            let mut changes = Table::new(["UPSTREAM", "CHANGES OF ITS SERVERS"], &[]);
+            for upstream in &self.upstreams {
+                let reload = upstream.reload.as_ref().map(|why| format!("reload nginx: {why}"));
+                changes.row([
+                    upstream.name.clone(),
+                    reload.unwrap_or_else(|| "nginx follows without a reload".to_owned()),
+                ]);
+            }
+            changes.fmt(f)?;
+        }
         if self.sources.is_empty() {
             return Ok(());
         }
@@ -272,6 +287,7 @@ pub(super) mod tests {
         UpstreamView {
             name: "dynamic_backend".to_owned(),
             balance: "round_robin".to_owned(),
+            reload: None,
             servers: vec![
                 ServerView {
                     name,
@@ -314,11 +330,16 @@ dynamic_backend  [fd00::1]:80   backup       1  1m15s  announce                 
 dynamic_backend  10.0.0.3:80    gone         1  1m15s                             =a,\"b\" |
 static_backend   -                                                                no servers
 
+UPSTREAM         CHANGES OF ITS SERVERS
+dynamic_backend  nginx follows without a reload
+static_backend   reload nginx: it is old
+
 SOURCE       NAME             SERVERS       READ  ERROR
 environment  DYNAMIC_BACKEND        2  1m15s ago
 file         /lists/x              10  1m15s ago  no such | file (for 9s)
 ";
-        let empty = UpstreamView { name: "static_backend".to_owned(), servers: Vec::new(), ..upstream() };
+        let reload = Some("it is old".to_owned());
+        let empty = UpstreamView { name: "static_backend".to_owned(), reload, servers: Vec::new(), ..upstream() };
         let listing = Listing { upstreams: vec![upstream(), empty], sources: sources() };
         assert_eq!(listing.to_string(), want);
     }

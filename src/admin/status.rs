@@ -22,6 +22,9 @@ pub struct Status {
     pub live_secs: u64,
     /// Its upstreams.
     pub upstreams: Vec<UpstreamCount>,
+    /// What nginx follows without a reload, where it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveCounts>,
     /// Old generations whose workers still finish requests.
     pub draining: Vec<Draining>,
     /// Reloads since the start.
@@ -70,6 +73,23 @@ pub struct UpstreamCount {
     pub gone: usize,
 }
 
+/// What nginx follows without a reload.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveCounts {
+    /// Upstreams whose servers it follows.
+    pub upstreams: usize,
+    /// Changes of their servers that it was told of, since the start.
+    pub changes: u64,
+    /// Whether it has taken in all of them.
+    pub taken: bool,
+    /// Messages of DNS that came.
+    pub asked: u64,
+    /// Lists of servers that were sent.
+    pub told: u64,
+    /// Messages that were refused or no questions.
+    pub refused: u64,
+}
+
 /// A generation that is live no more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Draining {
@@ -104,7 +124,7 @@ pub struct Outcome {
     pub took_ms: u64,
 }
 
-/// The three ends of a reload.
+/// The ends of a reload, and of a change that needs none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReloadResult {
@@ -112,6 +132,8 @@ pub enum ReloadResult {
     Live,
     /// The configuration would be the same, byte by byte.
     Unchanged,
+    /// nginx has taken in other servers, without a reload.
+    Followed,
     /// The old generation stays.
     Refused,
 }
@@ -134,6 +156,7 @@ impl fmt::Display for Outcome {
         let generation = self.generation;
         match self.result {
             ReloadResult::Live => write!(f, "generation {generation} is live, {} ms", self.took_ms),
+            ReloadResult::Followed => write!(f, "nginx has followed without a reload, {} ms", self.took_ms),
             ReloadResult::Unchanged => write!(f, "nothing has changed, generation {generation} stays live"),
             ReloadResult::Refused => {
                 let reason = self.reason.as_deref().unwrap_or("no reason is known").trim_end();
@@ -152,6 +175,11 @@ impl fmt::Display for Status {
         writeln!(f, "state       {}", self.state)?;
         writeln!(f, "generation  {}, live for {}", self.generation, Ago(self.live_secs))?;
         writeln!(f, "reloads     {live} live, {unchanged} unchanged, {refused} refused")?;
+        if let Some(live) = self.live.filter(|live| live.upstreams > 0) {
+            let LiveCounts { upstreams, changes, taken, .. } = live;
+            let (s, late) = (if upstreams == 1 { "" } else { "s" }, if taken { "" } else { ", not yet all taken in" });
+            writeln!(f, "live        {upstreams} upstream{s} without reloads, {changes} changes{late}")?;
+        }
         if let Some(last) = &self.last {
             let ago = self.last_secs.map_or_else(String::new, |secs| format!("{} ago: ", Ago(secs)));
             writeln!(f, "last        {ago}{}", one_line(&last.to_string()))?;
@@ -190,6 +218,7 @@ pub(super) mod tests {
             generation: 7,
             live_secs: 192,
             upstreams: vec![upstream("dynamic_backend", 12, 0), upstream("x", 10_000, 1)],
+            live: None,
             draining: vec![Draining { generation: 5, workers: 1 }, Draining { generation: 6, workers: 2 }],
             reloads: Reloads { live: 6, unchanged: 2, refused: 1 },
             last: Some(outcome(ReloadResult::Refused, Some("unknown directive \"x\"\nin\u{1b} y:1\n"))),

@@ -50,7 +50,7 @@ pub fn reload(env: &Env, wait: bool, timeout: Duration, form: Form) -> Result<St
 fn tell(outcome: &Outcome) -> Result<Status, Failure> {
     match outcome.result {
         ReloadResult::Refused => Err(Failure::new(Status::Failure, outcome.to_string())),
-        ReloadResult::Live | ReloadResult::Unchanged => print(&format!("{outcome}\n")),
+        ReloadResult::Live | ReloadResult::Unchanged | ReloadResult::Followed => print(&format!("{outcome}\n")),
     }
 }
 

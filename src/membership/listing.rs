@@ -49,6 +49,7 @@ impl Membership {
             UpstreamView {
                 name: name.upstream(),
                 balance: upstream.balance.word().to_owned(),
+                reload: None,
                 servers: look.servers(before, after, &unordered.resolved),
             }
         };

@@ -36,6 +36,11 @@ impl Version {
         self >= Self(1, 29, 7)
     }
 
+    /// `resolve`, `service` and an upstream's own `resolver` came with 1.27.3 (<https://nginx.org/en/CHANGES>).
+    pub fn has_resolve(self) -> bool {
+        self >= Self(1, 27, 3)
+    }
+
     /// `sticky` came with 1.29.6 (<https://nginx.org/en/CHANGES>).
     pub fn has_sticky(self) -> bool {
         self >= Self(1, 29, 6)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,18 +10,19 @@ use std::time::Duration;
 use crate::dns::{self, Answer};
 use crate::exit::{Failure, Status};
 use crate::inputs::{self, Env, Failing, Mode};
+use crate::live::{self, Ability, Groups, Why, zone};
 use crate::log::{self, Level};
 use crate::membership::Members;
 use crate::membership::names::Outcome;
 use crate::nginx::facts::Version;
 use crate::ordered::InOrder;
-use crate::peers::{self, Peers};
+use crate::peers::Peers;
 use crate::render;
 use crate::settings::error::SettingsErrors;
 use crate::settings::protocol::without_bundle;
 use crate::settings::{self, Note, Settings};
 use crate::slots::{self, Slots};
-use crate::upstream::{Files, Lookup, Resolved, Sources, Upstreams};
+use crate::upstream::{Files, Lookup, Name, Resolved, Sources, Upstreams};
 
 use super::followed::Seen;
 pub use super::inputs::{Inputs, inputs, own_settings, seen};
@@ -58,10 +59,31 @@ pub struct Read {
 pub struct Runs {
     /// Its version.
     pub version: Version,
+    /// Where nginit tells it of servers, if it can.
+    pub resolver: Option<SocketAddr>,
+    /// Why it is not told for now.
+    pub fault: Option<Why>,
     /// Where it tells of clients, if it can.
     pub clients: Option<PathBuf>,
     /// It has one worker process and no more, for sure.
     pub one_worker: bool,
+}
+
+/// What the live configuration has that the next one keeps where it can.
+#[derive(Debug, Clone, Copy)]
+pub struct Before<'a> {
+    /// Which place each server has.
+    pub slots: &'a Slots,
+    /// How nginx follows servers.
+    pub groups: &'a Groups,
+}
+
+impl Runs {
+    /// What can be followed without a reload.
+    pub fn ability(&self, settings: &Settings, ipv6: Ipv6) -> Ability {
+        let fault = self.fault.or(self.resolver.is_none().then_some(Why::Deaf));
+        Ability { mode: settings.live, nginx: self.version, ipv6: ipv6 != Ipv6::None, fault }
+    }
 }
 
 /// A configuration that was rendered and not yet tested.
@@ -75,6 +97,10 @@ pub struct Candidate {
     pub intervals: BTreeMap<Lookup, Option<Duration>>,
     /// The slots of the servers in it.
     pub slots: Slots,
+    /// The upstreams whose servers nginx asks for, and why the others are not among them.
+    pub groups: Groups,
+    /// See [`Candidate::groups`].
+    pub whys: BTreeMap<Name, Why>,
     /// Its servers.
     pub peers: Peers,
     /// Entries of lists that have no address.
@@ -169,7 +195,7 @@ fn error_pages(settings: &Settings, notes: &mut Vec<Note>) -> Result<BTreeSet<u1
     Ok(error_pages)
 }
 
-/// Makes a candidate from what was read and from these members, whose servers keep the slots that they have.
+/// Makes a candidate from what was read and from these members, whose servers keep the places that they have.
 /// Names that they do not know are looked up, and all where everything is `anew`; one that does not
 /// resolve then keeps the addresses that are known.
 ///
@@ -181,7 +207,7 @@ pub fn render(
     anew: Anew,
     nginx: &Runs,
     generation: u64,
-    slots: &Slots,
+    before: Before<'_>,
 ) -> Result<Candidate, Failure> {
     let settings = &read.inputs.settings;
     let mut notes = read.inputs.notes.clone();
@@ -201,16 +227,11 @@ pub fn render(
     let ipv6 = Ipv6::of_kernel();
     let upstreams = members.merge(&settings.upstreams);
     let (resolved, left_out) = look_up(&upstreams, members, anew, ipv6, &mut notes);
-    let mut peers = peers::peers(&upstreams, &resolved);
-    for name in members.order_peers(&mut peers) {
-        let text = format!("all servers of {} are drained: they get requests until another one does", name.upstream());
-        notes.push(Note { level: Level::Warn, text });
-    }
-    for name in peers::lighten_rings(&upstreams, &mut peers) {
-        let text = format!("{}: its servers weigh too much for a ring, and all weigh less there", name.upstream());
-        notes.push(Note { level: Level::Warn, text });
-    }
-    let (peers, slots) = slots::place_all(slots, &upstreams, peers);
+    let (peers, said) = members.peers(&upstreams, &resolved);
+    notes.extend(said);
+    let (peers, slots) = slots::place_all(before.slots, &upstreams, peers);
+    let ability = nginx.ability(settings, ipv6);
+    let (mut groups, mut whys) = live::arrange_all(before.groups, &upstreams, &peers, ability);
     let input = render::Input {
         settings,
         peers: &peers,
@@ -223,9 +244,20 @@ pub fn render(
         error_pages: &read.error_pages,
         clients: nginx.clients.as_deref().and_then(Path::to_str),
         one_worker: nginx.one_worker,
+        groups: &groups,
+        resolver: nginx.resolver,
     };
     let tapped = input.is_tapped();
     let files = render::render(input).map_err(|err| refuse(err.to_string()))?;
+    // Where templates of the operator's name the servers themselves, nginx does not ask for them.
+    let is_asked_for = |name: &Name| files.values().any(|text| text.contains(&zone::whole(&zone::part(name, 0))));
+    groups.retain(|name, _| {
+        let is_asked_for = is_asked_for(name);
+        if !is_asked_for {
+            whys.insert(name.clone(), Why::Templates);
+        }
+        is_asked_for
+    });
     let mut intervals: BTreeMap<Lookup, Option<Duration>> = BTreeMap::new();
     for upstream in upstreams.values() {
         for lookup in upstream.servers.iter().filter_map(|server| Lookup::of(&server.address)) {
@@ -233,7 +265,7 @@ pub fn render(
             *interval = interval.iter().chain(&upstream.resolve).min().copied();
         }
     }
-    Ok(Candidate { read, resolved, intervals, slots, peers, left_out, tapped, files, notes })
+    Ok(Candidate { read, resolved, intervals, slots, groups, whys, peers, left_out, tapped, files, notes })
 }
 
 /// Most names that are warned of one by one: a DNS server that is down fails all of them.

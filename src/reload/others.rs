@@ -135,7 +135,11 @@ impl Walk<'_> {
             let Some((directive, arguments)) = words.split_first() else { continue };
             self.scripts |= is_script(directive);
             match (*directive, arguments) {
+                // Looked up as nginx runs.
+                ("server", all) if all.contains(&"resolve") => {}
                 ("upstream", [name, ..]) => drop(self.upstreams.insert((*name).to_owned())),
+                // nginx asks by itself, again and again.
+                ("server", all) if all.contains(&"resolve") => {}
                 ("server" | "listen" | "set_real_ip_from" | "auth_http", [to, ..]) => self.hosts.extend(host(to)),
                 ("resolver", all) => {
                     self.hosts.extend(all.iter().filter(|to| !to.contains('=')).filter_map(|to| host(to)))
@@ -318,10 +322,12 @@ mod tests {
         };
         for text in [
             "upstream web { server 10.0.0.1:80 weight=2; server unix:/a.sock; server [::1]:80; }",
+            "upstream web { resolver 127.0.0.1:10053; server 0.web.nginit service=http resolve max_fails=2; }",
             "server { server_name web.test; location / { proxy_pass http://web/path; } } upstream web {}",
             "proxy_pass http://$host:80/a; fastcgi_pass unix:/run/php.sock; proxy_pass http://localhost:80;",
             "proxy_pass http://unix:/a.sock:/uri; grpc_pass 127.0.0.1:1;",
             "listen 80; listen *:80; listen [fe80::1]:80; listen 127.0.0.1:8080; listen localhost:80 ssl;",
+            "upstream a { zone a 1m; server 0.a.nginit service=http resolve max_fails=2; }",
             "set_real_ip_from fd00::/8; set_real_ip_from 10.0.0.0/8; resolver 10.0.0.1 [fd00::1]:53 valid=30s;",
             "access_log syslog:server=10.0.0.1:514,tag=x main; error_log syslog:server=unix:/dev/log;",
         ] {

@@ -13,10 +13,11 @@ use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::live::zone::Zone;
 use crate::log::{self, Level};
 use crate::membership::Membership;
 use crate::ordered::InOrder;
@@ -87,6 +88,72 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
         let _ = fs::remove_file(&aside);
     }
     written
+}
+
+/// What nginx was told of its servers, in a file beside the configuration that has it ask: who starts with that
+/// (`NGINIT_START=last-good`) need not know more.
+#[derive(Debug)]
+pub struct Answers {
+    path: PathBuf,
+    /// Where nginx asks: the last good set names it.
+    port: u16,
+    /// Not before then, so that a storm of changes is not one of writing.
+    again: Option<Instant>,
+}
+
+/// Least time between two versions of it.
+const ANSWERS_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Answers {
+    /// The file in nginit's private directory.
+    pub fn new(private: &Path) -> Self {
+        let mut answers = Self { path: private.join("servers"), port: 0, again: None };
+        answers.port = answers.parts().map_or(0, |(port, _)| port);
+        answers
+    }
+
+    /// The port on which nginx was told last, if that is known.
+    pub fn port(&self) -> Option<u16> {
+        Some(self.port).filter(|port| *port != 0)
+    }
+
+    /// From now on nginx is told on this one.
+    pub fn listens(&mut self, port: u16) {
+        self.port = port;
+    }
+
+    /// What was told last.
+    pub fn read(&self) -> Option<Zone> {
+        self.parts().and_then(|(_, zone)| Zone::parse(&zone))
+    }
+
+    /// The first line, which is the port, and the others.
+    fn parts(&self) -> Option<(u16, String)> {
+        let text = String::from_utf8(text(&self.path).ok()?).ok()?;
+        let (port, zone) = text.split_once('\n')?;
+        Some((port.parse().ok()?, zone.to_owned()))
+    }
+
+    /// When it may be written.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.again
+    }
+
+    /// Writes it, if it is time. Says whether that is done.
+    pub fn write(&mut self, zone: &Zone, now: Instant) -> bool {
+        if self.again.is_some_and(|again| again > now) {
+            return false;
+        }
+        self.again = Some(now + ANSWERS_INTERVAL);
+        if let Err(err) = replace(&self.path, &format!("{}\n{}", self.port, zone.to_text())) {
+            let text = format!(
+                "\"{}\" cannot be written: {err}; a start with the last good set knows older servers",
+                self.path.display()
+            );
+            log::line(Level::Warn, "live", &text);
+        }
+        true
+    }
 }
 
 /// What commands and servers have said, in a file of the operator's (`NGINIT_STATE`).

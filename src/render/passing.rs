@@ -5,7 +5,7 @@ use std::time::Duration;
 use minijinja::{Value, context};
 
 use super::quote::Written;
-use crate::upstream::passing::{DEFAULT_CONDITIONS, MaxBody, Passing, Retry};
+use crate::upstream::passing::{Condition, DEFAULT_CONDITIONS, MaxBody, Passing, Retry};
 
 /// The value for templates: texts are empty where the default holds, which then need not be written.
 pub fn value(passing: &Passing) -> Value {
@@ -20,6 +20,8 @@ pub fn value(passing: &Passing) -> Value {
     let timeouts = passing.timeouts;
     context! {
         next_upstream => Written::directive(next_upstream),
+        // A server that cannot be reached is one of the reasons to ask another one.
+        next_on_error => matches!(&passing.retry, Retry::On { on, .. } if on.contains(&Condition::Error)),
         tries,
         tries_timeout,
         connect_timeout => time(timeouts.connect),
@@ -55,6 +57,21 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_goes_once_more_where_a_server_that_fails_is_a_reason_to_ask_another() {
+        let on = |condition: Condition| Retry::On { more: Some(1), timeout: None, on: vec![condition] };
+        for (retry, want) in [
+            (Retry::default(), true),
+            (on(Condition::Error), true),
+            (on(Condition::Timeout), false),
+            (on(Condition::Status(503)), false),
+            (Retry::Off, false),
+        ] {
+            let value = value(&Passing { retry: retry.clone(), ..Passing::default() });
+            assert_eq!(value.get_attr("next_on_error").unwrap().is_true(), want, "{retry:?}");
+        }
+    }
 
     #[test]
     fn times_and_sizes_are_in_the_largest_unit() {

@@ -2,10 +2,12 @@
 //!
 //! It takes nginx's version to know, so this is not found while variables are read.
 
+use super::LiveMode;
 use super::Note;
 use super::Settings;
 use super::error::SettingsError;
 use super::variables as table;
+use crate::live::{self, Ability, Why};
 use crate::log::Level;
 use crate::nginx::facts::Version;
 use crate::upstream::{Balance, Name, Upstream};
@@ -18,7 +20,8 @@ fn without_nginx_way(settings: &Settings, nginx: Version) -> impl Iterator<Item 
 
 /// Every setting that this nginx cannot follow.
 pub fn misfits(settings: &Settings, nginx: Version) -> Vec<SettingsError> {
-    backups_with_cookies(settings, nginx).into_iter().chain(grpc_without_http2(settings, nginx)).collect()
+    let others = grpc_without_http2(settings, nginx).into_iter().chain(never_live(settings, nginx));
+    backups_with_cookies(settings, nginx).into_iter().chain(others).collect()
 }
 
 /// Backup servers need a cookie of nginx's own.
@@ -37,6 +40,25 @@ fn backups_with_cookies(settings: &Settings, nginx: Version) -> Vec<SettingsErro
         backups.map(|server| error(format!("{};backup", server.address))).collect::<Vec<_>>()
     };
     without_nginx_way(settings, nginx).flat_map(of).collect()
+}
+
+/// What cannot be followed without a reload, where the operator insists on that.
+fn never_live(settings: &Settings, nginx: Version) -> Vec<SettingsError> {
+    let ability = Ability { mode: settings.live, nginx, ipv6: true, fault: None };
+    if settings.live != LiveMode::On {
+        return Vec::new();
+    }
+    let refuse = |reason: String| {
+        SettingsError::new("NGINIT_LIVE", Some("on"), reason, "set it to auto, where nginx reloads for such servers")
+    };
+    if let Some(why) = ability.lack() {
+        return vec![refuse(why.to_string())];
+    }
+    let refused = settings.upstreams.iter().filter_map(|(name, upstream)| {
+        let why = ability.why_not(upstream).or_else(|| live::differ(&upstream.servers).then_some(Why::Params))?;
+        Some(refuse(format!("{}: {why}", name.upstream())))
+    });
+    refused.collect()
 }
 
 /// What this nginx does otherwise than the settings say, without harm.
@@ -90,6 +112,38 @@ mod tests {
                 "\"STATIC_BACKEND\": \"10.0.0.2:80;backup\": nginx 1.29.5 knows no backup servers with STATIC_STICKY=cookie; use nginx 1.29.6 or later, or remove \"backup\""
             ]
         );
+    }
+
+    #[test]
+    fn who_insists_on_no_reloads_is_told_what_takes_one() {
+        let misfits = |pairs: &[(&str, &str)], nginx| {
+            let on = [&[("NGINIT_LIVE", "on")], pairs].concat();
+            misfits(&settings(&on), nginx).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        };
+        let good = [
+            ("STATIC_BACKEND", "10.0.0.1;max_fails=2;weight=3 10.0.0.2;max_fails=2;backup"),
+            ("STATIC_BALANCE", "least_conn"),
+        ];
+        assert_eq!(misfits(&good, NEW), "");
+        assert_eq!(misfits(&[("STATIC_BACKEND", "10.0.0.1")], NEW), "", "ip_hash, because somebody insists");
+        for (pairs, nginx, why) in [
+            (&good[..], Version(1, 26, 3), "nginx 1.26.3 cannot; 1.27.3 can"),
+            (
+                &[("STATIC_BACKEND", "a b;max_fails=2")],
+                NEW,
+                "static_backend: its servers differ in max_conns, max_fails or fail_timeout",
+            ),
+            (
+                &[("STATIC_BACKEND", "a"), ("STATIC_STICKY", "cookie;hash")],
+                NEW,
+                "static_backend: the cookie's servers are computed by nginit; nginx's own sticky cookie can",
+            ),
+        ] {
+            assert_eq!(
+                misfits(pairs, nginx),
+                format!("\"NGINIT_LIVE\": \"on\": {why}; set it to auto, where nginx reloads for such servers")
+            );
+        }
     }
 
     #[test]

@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::variables as table;
 use super::{
-    Findings, Settings, StartMode, StopMode, Vars, admin, listen, or_default, parse_duration, parse_switch, real_ip,
-    sidecars, tls,
+    Findings, LiveMode, Settings, StartMode, StopMode, Vars, admin, listen, or_default, parse_duration, parse_switch,
+    real_ip, sidecars, tls,
 };
 use crate::log::{Format, Level};
 use crate::upstream::{AccessLog, Upstreams};
@@ -43,6 +43,7 @@ pub(super) struct Raw {
     pub(super) trusted_proxies: String,
     pub(super) real_ip_header: String,
     watch: String,
+    live: String,
     pub(super) admin: String,
     pub(super) admin_token: String,
     state: String,
@@ -109,6 +110,12 @@ pub(super) fn parse(raw: &Raw, vars: &Vars, upstreams: Upstreams, findings: &mut
     let log_format = table::DEFAULT_LOG_FORMAT;
     let log_format = read.value("NGINIT_LOG_FORMAT", &raw.log_format, log_format, formats, Format::from_word);
     let watch = read.switch("NGINIT_WATCH", &raw.watch, table::DEFAULT_WATCH);
+    let live = read.value("NGINIT_LIVE", &raw.live, table::DEFAULT_LIVE, "auto, on or off", |text| match text {
+        "auto" => Some(LiveMode::Auto),
+        "on" => Some(LiveMode::On),
+        "off" => Some(LiveMode::Off),
+        _ => None,
+    });
     let want = "an absolute path, or off";
     let state = read.value(table::ENV_STATE, &raw.state, table::DEFAULT_STATE, want, |text| match text {
         "off" => Some(None),
@@ -147,6 +154,7 @@ pub(super) fn parse(raw: &Raw, vars: &Vars, upstreams: Upstreams, findings: &mut
         real_ip: real_ip?,
         watch: watch?,
         admin: admin?,
+        live: live?,
         state: state?,
         env_file: env_file?,
         sidecars: sidecars?,

@@ -56,6 +56,8 @@ pub const ENV_REAL_IP_HEADER: &str = "NGINIT_REAL_IP_HEADER";
 pub const DEFAULT_REAL_IP_HEADER: &str = "X-Forwarded-For";
 /// Default of `NGINIT_WATCH`: who renews a certificate wants it to be used.
 pub const DEFAULT_WATCH: &str = "true";
+/// Default of `NGINIT_LIVE`: what loses nothing by it is followed so.
+pub const DEFAULT_LIVE: &str = "auto";
 /// Where the configuration is written to.
 pub const ENV_CONF_DIR: &str = "NGINIT_CONF_DIR";
 /// Default of `NGINIT_CONF_DIR`: what the official image's nginx.conf includes.
@@ -233,6 +235,11 @@ pub const NGINIT: &[Variable] = &[
         "NGINIT_WATCH",
         DEFAULT_WATCH,
         "`false` does not follow files: those of NAME_BACKEND_FILE and other `_FILE` variables, NGINIT_ENV_FILE, templates, error pages and certificates are then read on HUP alone",
+    ),
+    variable(
+        "NGINIT_LIVE",
+        DEFAULT_LIVE,
+        "whether nginx 1.27.3 or newer follows servers that come and go without a reload: `auto` where clients keep their servers as they would with reloads, `on` also for ip_hash and hash, and refused where it is not possible, `off` nowhere",
     ),
     variable(
         ENV_ENV_FILE,

@@ -284,6 +284,7 @@ impl Reloader {
         let Some(candidate) = &self.candidate else {
             return Event::Published(Err("there is no candidate".to_owned()));
         };
+        self.servers.prepare(candidate);
         let disk = &self.setup.disk;
         let tapped = candidate.tapped;
         Event::Published(match reload::publish(disk, candidate) {
@@ -443,6 +444,9 @@ impl Reloader {
                 (admin::ReloadResult::Refused, Some(reason.to_owned()))
             }
         };
+        self.servers.tell(Instant::now(), true);
+        let followed = result == admin::ReloadResult::Unchanged && !self.servers.is_taken();
+        let result = if followed { admin::ReloadResult::Followed } else { result };
         let _ = self.setup.disk.drop_staged();
         let outcome = admin::Outcome { result, generation: live, reason, took_ms };
         self.last = Some((outcome.clone(), Instant::now()));
@@ -468,6 +472,7 @@ impl Reloader {
             generation: live,
             live_secs: self.live_since.elapsed().as_secs(),
             upstreams: self.servers.counts(),
+            live: None,
             draining: draining.map(|(generation, workers)| admin::Draining { generation, workers }).collect(),
             reloads: self.counts,
             last: self.last.as_ref().map(|(outcome, _)| outcome.clone()),

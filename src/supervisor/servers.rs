@@ -1,6 +1,8 @@
 //! What the live configuration was made from, and what the next one is to be made from: settings, servers, and who
 //! says so.
 
+mod telling;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use crate::admin::diff::unified;
 use crate::admin::{self, Diff, FileDiff, Listing, Ordered, Reply, ServersDiff};
 use crate::exit::Failure;
 use crate::inputs::{self, Env};
+use crate::live::{Groups, Why};
 use crate::log::{self, Level};
 use crate::membership::listing::Failing;
 use crate::membership::names::Outcome;
@@ -19,14 +22,16 @@ use crate::membership::orders::{Live, Refused};
 use crate::membership::{Members, Membership, Snapshot};
 use crate::ordered::InOrder;
 use crate::peers::{Peer, Peers};
-use crate::reload::candidate::{self, Anew, Candidate, Read, Runs};
+use crate::reload::candidate::{self, Anew, Before, Candidate, Read, Runs};
 use crate::reload::disk::Disk;
 use crate::reload::followed::Seen;
-use crate::reload::state::Kept;
+use crate::reload::state::{Answers, Kept};
 use crate::render::generation;
 use crate::settings::Note;
 use crate::slots::Slots;
 use crate::upstream::{Files, Lookup, Name, Upstreams};
+
+use super::following::Following;
 
 /// Names that are to be followed, and how often where that is set.
 pub type Names = BTreeMap<Lookup, Option<Duration>>;
@@ -44,6 +49,15 @@ pub struct Servers {
     /// Its servers, and the slots that they have.
     peers: Peers,
     slots: Slots,
+    /// What nginx has been told of its servers without a reload.
+    following: Following,
+    /// Where that is kept for a start with the last good set, and whether it has changed since.
+    answers: Option<Answers>,
+    unkept: bool,
+    /// Up to which of the members' changes it was told, when that is to go on, and how often it has been done.
+    told: u64,
+    tell_at: Option<Instant>,
+    tellings: u64,
     /// When its lists were read, and which of them count as they were before.
     read_at: Instant,
     failing: Vec<Failing>,
@@ -71,6 +85,12 @@ impl Servers {
             live: None,
             peers: Peers::new(),
             slots,
+            following: Following::default(),
+            answers: None,
+            unkept: false,
+            told: 0,
+            tell_at: None,
+            tellings: 0,
             read_at: Instant::now(),
             failing: Vec::new(),
             said: Vec::new(),
@@ -93,16 +113,19 @@ impl Servers {
     pub fn take(&mut self) -> impl Fn(u64) -> Result<Candidate, Failure> + Send + use<> {
         self.taken = std::mem::take(&mut self.anew);
         self.was_told = std::mem::take(&mut self.is_told);
+        if self.taken == Anew::Everything {
+            self.runs.fault = None;
+        }
         let members = self.membership.take();
         self.maker(self.taken, members)
     }
 
     fn maker(&self, anew: Anew, members: Arc<Members>) -> impl Fn(u64) -> Result<Candidate, Failure> + Send + use<> {
         let (env, runs) = (self.env.clone(), self.runs.clone());
-        let (live, slots) = (self.live.clone(), self.slots.clone());
+        let (live, slots, groups) = (self.live.clone(), self.slots.clone(), self.following.groups().clone());
         move |number| {
             let read = candidate::read(&env, anew, live.as_ref())?;
-            candidate::render(read, &members, anew, &runs, number, &slots)
+            candidate::render(read, &members, anew, &runs, number, Before { slots: &slots, groups: &groups })
         }
     }
 
@@ -134,6 +157,9 @@ impl Servers {
         self.names = Some(candidate.intervals);
         self.peers = candidate.peers;
         self.slots = candidate.slots;
+        self.following.adopt(candidate.groups, candidate.whys);
+        // Others may have come and gone meanwhile.
+        self.told = u64::MAX;
         self.said = candidate.notes;
         self.live = Some(candidate.read);
     }
@@ -176,14 +202,16 @@ impl Servers {
         Some(&self.live.as_ref()?.inputs.settings.upstreams)
     }
 
-    /// When [`Self::settle`] is due.
+    /// When [`Self::settle`], [`Self::tell_if_due`] or [`Self::give_up_if_late`] is due.
     pub fn deadline(&self) -> Option<Instant> {
-        self.membership.deadline()
+        let tell = self.tell_at.filter(|_| self.told != self.membership.changes());
+        let answers = self.answers.as_ref().filter(|_| self.unkept).and_then(Answers::deadline);
+        [self.membership.deadline(), tell, self.following.deadline(), answers].into_iter().flatten().min()
     }
 
     /// Whether what has changed has settled by now, so that a candidate is to be made.
     pub fn settle(&mut self, now: Instant) -> bool {
-        if self.deadline().is_none_or(|deadline| deadline > now) {
+        if self.membership.deadline().is_none_or(|deadline| deadline > now) {
             return false;
         }
         let settled = self.membership.on_deadline(now);
@@ -258,7 +286,13 @@ impl Servers {
     pub fn listing(&self, only: Option<&str>) -> Result<Listing, Refused> {
         let live = Self::known(self.live.as_ref(), &self.peers)?;
         let only = only.map(|text| live.find(text).map(|(name, _)| name)).transpose()?;
-        Ok(self.membership.listing(live, only, self.read_at, &self.failing, Instant::now()))
+        let mut listing = self.membership.listing(live, only, self.read_at, &self.failing, Instant::now());
+        for view in &mut listing.upstreams {
+            let of = |name: &&Name| name.upstream() == view.name;
+            view.reload =
+                live.upstreams.keys().find(of).and_then(|name| self.why_reload(name)).map(|why| why.to_string());
+        }
+        Ok(listing)
     }
 
     /// How many servers each upstream has.
@@ -273,13 +307,20 @@ impl Servers {
     /// Answers what a reload would change, in a thread of its own.
     pub fn diff(&self, asked: Asked, disk: Disk) {
         let make = self.maker(Anew::Everything, self.membership.peek());
-        let peers = self.peers.clone();
+        let (peers, groups) = (self.peers.clone(), self.following.groups().clone());
         let work = move || {
             let compare = || {
                 let candidate = make(0).map_err(|failure| (409, failure.reason))?;
                 let mut ours = disk.ours().map_err(|err| (503, disk.explain(&err)))?;
                 ours.remove(generation::NAME);
-                Ok(difference(&ours, &candidate.files, &peers, &candidate.peers))
+                let mut diff = difference(&ours, &candidate.files, &peers, &candidate.peers);
+                for servers in &mut diff.servers {
+                    let name = candidate.peers.keys().find(|name| name.upstream() == servers.upstream);
+                    // Nobody is a server of an upstream that is no more.
+                    let why = name.map_or(Some(Why::Nobody), |name| why_reload(name, &groups, &candidate));
+                    servers.reload = why.map(|why| why.to_string());
+                }
+                Ok(diff)
             };
             asked.answer(match compare() {
                 Ok(diff) => Reply::Diff(diff),
@@ -288,6 +329,15 @@ impl Servers {
         };
         // Unanswered, it is told that nginit ends, which is not far from the truth.
         let _ = thread::Builder::new().name("diff".into()).spawn(work);
+    }
+}
+
+/// Why other servers of an upstream take a reload, if they do.
+fn why_reload(name: &Name, groups: &Groups, candidate: &Candidate) -> Option<Why> {
+    match (groups.get(name), candidate.groups.get(name)) {
+        (_, None) => candidate.whys.get(name).copied(),
+        (Some(before), Some(group)) if group.has_shape_of(before) => None,
+        (_, Some(_)) => Some(Why::Shape),
     }
 }
 
@@ -316,6 +366,7 @@ fn difference(before: &Files, after: &Files, peers_before: &Peers, peers_after: 
             added: after.keys().filter(|address| !before.contains_key(*address)).cloned().collect(),
             removed: before.keys().filter(|address| !after.contains_key(*address)).cloned().collect(),
             changed: changed.collect(),
+            reload: None,
         };
         let is_same = servers.added.is_empty() && servers.removed.is_empty() && servers.changed.is_empty();
         (!is_same).then_some(servers)

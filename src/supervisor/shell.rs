@@ -4,10 +4,11 @@
 //! machine decides what becomes of it.
 
 mod answers;
+mod ways;
 
 use std::collections::VecDeque;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -20,15 +21,13 @@ use super::sidecar::run::Runner;
 use super::signals::{self, Hooked, Told};
 use super::watch::Watcher;
 use super::{Action, Doing, End, Ended, Event, Meaning, Pid, Supervisor, child, number, reaper};
-use crate::admin::socket::Listener;
 use crate::admin::{self, ReloadResult};
-use crate::control::{self, Control, Doors};
-use crate::dns::Followed;
+use crate::control::{self, Control};
 use crate::exit::{Failure, Status};
+use crate::live::serve::Sockets;
 use crate::log::{self, Level};
 use crate::reload::candidate::Anew;
 use crate::settings::Admin;
-use crate::settings::variables::DEFAULT_CONTROL;
 use answers::Waiter;
 
 /// How often a program that does not catch a signal yet is looked at.
@@ -76,6 +75,14 @@ impl Inbox {
         let refuse = |err| Failure::new(Status::Failure, format!("signals cannot be caught: {err}"));
         Ok(Self { tx, rx, signals: signals::hook().map_err(refuse)? })
     }
+
+    /// Starts the thread that answers nginx, before nginx is started.
+    ///
+    /// # Errors
+    /// That there can be none.
+    pub fn start_control(&self, sockets: Arc<Sockets>) -> std::io::Result<Control> {
+        ways::start_control(&self.tx, Some(sockets))
+    }
 }
 
 /// nginx, as the loop knows it.
@@ -90,6 +97,10 @@ pub struct Nginx {
     pub sidecars: Runner,
     /// Who is in the Serf cluster.
     pub cluster: Cluster,
+    /// Where nginx asks for its servers, if it can.
+    pub sockets: Option<Arc<Sockets>>,
+    /// Answers there from before nginx starts, where it asks.
+    pub control: Option<Control>,
 }
 
 /// Where others are let in, as the settings have it.
@@ -110,26 +121,27 @@ pub fn run(supervisor: Supervisor, pid: Pid, inbox: Inbox, nginx: Option<Nginx>)
         log::line(Level::Emerg, "signals", &format!("a thread cannot be started: {err}"));
         return Status::Failure;
     }
-    let (reloader, ways_in, watcher, sidecars, cluster) = match nginx {
-        Some(nginx) => (Some(nginx.reloader), nginx.ways_in, nginx.watcher, nginx.sidecars, nginx.cluster),
-        None => (None, WaysIn::default(), Watcher::default(), Runner::default(), Cluster::default()),
-    };
     let mut shell = Shell {
         supervisor,
         pid,
         tx,
         rx,
-        reloader,
-        ways_in,
-        watcher,
-        sidecars,
-        cluster,
+        reloader: None,
+        ways_in: WaysIn::default(),
+        watcher: Watcher::default(),
+        sidecars: Runner::default(),
+        cluster: Cluster::default(),
+        sockets: None,
         control: None,
         waiters: Vec::new(),
         todo: VecDeque::new(),
         held: Vec::new(),
         first_look: None,
     };
+    if let Some(nginx) = nginx {
+        let Nginx { reloader, ways_in, watcher, sidecars, cluster, sockets, control } = nginx;
+        shell = Shell { reloader: Some(reloader), ways_in, watcher, sidecars, cluster, sockets, control, ..shell };
+    }
     shell.first_look = shell.reloader.is_some().then(|| Instant::now() + START_PATIENCE);
     shell.start_watcher();
     loop {
@@ -150,6 +162,7 @@ struct Shell {
     watcher: Watcher,
     sidecars: Runner,
     cluster: Cluster,
+    sockets: Option<Arc<Sockets>>,
     control: Option<Control>,
     /// Commands that wait for the outcome of a reload.
     waiters: Vec<Waiter>,
@@ -184,6 +197,7 @@ impl Shell {
             Some(Message::Reload(told)) => self.hear(told),
             Some(Message::Control(control::Told::Asked(asked))) => self.answer(asked),
             Some(Message::Control(control::Told::Back)) => self.cluster.missed(),
+            Some(Message::Control(control::Told::Followed(news))) => self.followed(&news),
             Some(Message::Control(control::Told::Heard(lookup, outcome))) => {
                 if let Some(reloader) = &mut self.reloader {
                     reloader.servers.heard(&lookup, outcome);
@@ -211,14 +225,6 @@ impl Shell {
         if let Some(reloader) = &mut self.reloader {
             reloader.servers.read_anew(anew);
             self.todo.push_back(Event::Reload);
-        }
-    }
-
-    /// Has servers that came or went go live, once they have settled.
-    fn settle(&mut self) {
-        if self.reloader.as_mut().is_some_and(|reloader| reloader.servers.settle(Instant::now())) {
-            log::line(Level::Info, "membership", "servers have come or gone, reloading");
-            self.reload_with(Anew::Nothing);
         }
     }
 
@@ -321,7 +327,11 @@ impl Shell {
                 Some(event)
             }
             Action::TestLive => Some(reloader.test_live()),
-            Action::Publish(_) => Some(reloader.publish()),
+            Action::Publish(_) => {
+                let event = reloader.publish();
+                self.hand_on_zone();
+                Some(event)
+            }
             Action::Confirm(number) => reloader.confirm(number, live, self.pid, tell),
             Action::StopConfirming => {
                 self.first_look = None;
@@ -366,6 +376,8 @@ impl Shell {
             }
             Action::Report { ticket, live, outcome } => {
                 let outcome = reloader.report(live, outcome);
+                self.hand_on_zone();
+                let Some(reloader) = &mut self.reloader else { return };
                 let again = outcome.result == ReloadResult::Refused && reloader.servers.after_refusal();
                 self.follow_names();
                 self.gather();
@@ -378,6 +390,8 @@ impl Shell {
                     self.postpone_orders(ticket);
                 }
                 self.answer_waiters(ticket, &outcome);
+                // What nginx had not taken in may be gone with an upstream.
+                self.answer_followers_if_taken();
                 again.then_some(Event::Reload)
             }
             Action::Signal(_) | Action::KillGroup | Action::KillTest(_) | Action::ReportStop(_) | Action::End(_) => {
@@ -395,57 +409,6 @@ impl Shell {
         if let Err(err) = self.watcher.start(move |what| tx.send(Message::Changed(what)).is_ok()) {
             let text = format!("changed files wait for a HUP: a thread cannot be started: {err}");
             log::line(Level::Warn, "watch", &text);
-        }
-    }
-
-    /// Lets commands and announcements in. Not before nginx answers: its start is not to wait for ours.
-    fn open_doors(&mut self) {
-        let WaysIn { control, admin } = std::mem::take(&mut self.ways_in);
-        let mut doors = Doors::default();
-        if let Some(path) = control {
-            match Listener::open(&path) {
-                Ok(listener) => doors.socket = Some(listener),
-                Err(err) => {
-                    let what = "commands such as nginit reload will not reach this nginit";
-                    let remedy = "set NGINIT_CONTROL to a path in a writable directory, or to off";
-                    // Without root, the default is often one that cannot be.
-                    let level = if path == Path::new(DEFAULT_CONTROL) { Level::Info } else { Level::Warn };
-                    log::line(level, "control", &format!("{what}: \"{}\": {err}; {remedy}", path.display()));
-                }
-            }
-        }
-        if let Some(admin) = admin {
-            let bound = TcpListener::bind(admin.address);
-            match bound.and_then(|listener| listener.set_nonblocking(true).map(|()| listener)) {
-                Ok(listener) => doors.admin = Some((listener, admin.token)),
-                Err(err) => {
-                    let text = format!("\"NGINIT_ADMIN\": no server can announce itself: {}: {err}", admin.address);
-                    log::line(Level::Error, "control", &text);
-                }
-            }
-        }
-        if doors.socket.is_some() || doors.admin.is_some() {
-            self.start_control(doors);
-        }
-        self.follow_names();
-    }
-
-    /// Has the names of the live configuration followed. Not before nginx answers.
-    fn follow_names(&mut self) {
-        let Some(names) = self.reloader.as_mut().and_then(|reloader| reloader.servers.take_names()) else { return };
-        if self.control.is_none() && !names.is_empty() {
-            self.start_control(Doors::default());
-        }
-        if let Some(control) = &self.control {
-            control.follow(names.into_iter().map(|(lookup, interval)| Followed { lookup, interval }).collect());
-        }
-    }
-
-    fn start_control(&mut self, doors: Doors) {
-        let tx = self.tx.clone();
-        match Control::start(doors, move |told| tx.send(Message::Control(told)).is_ok()) {
-            Ok(control) => self.control = Some(control),
-            Err(err) => log::line(Level::Error, "control", &format!("a thread cannot be started: {err}")),
         }
     }
 
@@ -486,6 +449,7 @@ impl Shell {
         if let Some(reloader) = &mut self.reloader {
             // As PID 1 the kernel does this for us; elsewhere workers of a killed master would stay.
             child::kill_group(self.pid);
+            reloader.servers.write_last_answers();
             reloader.end();
         }
         match end {

@@ -94,7 +94,8 @@ impl Record {
         }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    /// As it stands in a message.
+    pub fn bytes(&self) -> Vec<u8> {
         let data = match &self.data {
             Data::Address(IpAddr::V4(ip)) => ip.octets().to_vec(),
             Data::Address(IpAddr::V6(ip)) => ip.octets().to_vec(),
@@ -148,7 +149,8 @@ pub struct Query {
 }
 
 impl Query {
-    fn read(bytes: &[u8], tcp: bool, port: u16) -> Option<Self> {
+    /// What is asked, if this is a question.
+    pub fn read(bytes: &[u8], tcp: bool, port: u16) -> Option<Self> {
         let (mut labels, mut at) = (Vec::new(), 12);
         while *bytes.get(at)? > 0 {
             let end = at + 1 + usize::from(bytes[at]);

@@ -27,7 +27,7 @@ pub fn pattern(seed: usize, len: usize) -> Vec<u8> {
 }
 
 /// The number at the end of `/upload/17`.
-fn seed_of(target: &str) -> usize {
+pub fn seed_of(target: &str) -> usize {
     target.rsplit('/').next().and_then(|n| n.parse().ok()).unwrap_or_default()
 }
 
@@ -43,6 +43,8 @@ pub struct Request {
 /// What a server does about a request.
 pub enum Reply {
     Answer(u16, Vec<u8>),
+    /// Answers with these bytes, slowly: a pause before each of many pieces.
+    Drip(Vec<u8>, Duration),
     /// Goes on as a WebSocket that sends every frame back.
     Echo,
     /// Closes the connection without an answer.
@@ -50,6 +52,9 @@ pub enum Reply {
     /// Closes it so that the other side sees a reset.
     Reset,
 }
+
+/// Pieces of an answer that comes slowly.
+pub const DROPS: usize = 64;
 
 /// Answers `/big/N` and `/upload/N` with and about the pattern of N, `/ws` as a WebSocket, and
 /// everything else with its own target.
@@ -175,6 +180,13 @@ fn serve(
                 }
                 stream.write_all(&answer)?;
             }
+            Reply::Drip(body, pause) => {
+                stream.write_all(format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes())?;
+                for piece in body.chunks(body.len().div_ceil(DROPS).max(1)) {
+                    thread::sleep(pause);
+                    stream.write_all(piece)?;
+                }
+            }
             Reply::Echo => return echo(stream),
             Reply::HangUp | Reply::Reset => return Ok(()),
         }
@@ -207,8 +219,8 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
 }
 
 /// First byte of a WebSocket's whole binary frame, and of the one that closes it.
-const BINARY: u8 = 0x82;
-const CLOSE: u8 = 0x88;
+pub const BINARY: u8 = 0x82;
+pub const CLOSE: u8 = 0x88;
 
 /// What became of a client's request.
 #[derive(Debug, PartialEq, Eq)]
@@ -443,6 +455,22 @@ pub fn keeping(port: u16, pause: Duration, looks: bool) -> impl FnMut() -> Outco
     }
 }
 
+/// A client that sends short bodies on a connection that it keeps, in a way that must not be sent twice.
+pub fn posting(port: u16, pause: Duration) -> impl FnMut() -> Outcome {
+    let mut kept: Option<Connection> = None;
+    move || {
+        thread::sleep(pause);
+        let target = format!("/post/{}", unique());
+        let mut connection = match kept.take().map_or_else(|| Connection::open(port), Ok) {
+            Ok(connection) => connection,
+            Err(error) => return Outcome::Lost(format!("connect: {error}")),
+        };
+        let outcome = check(&mut connection, "POST", &target, b"a body", target.as_bytes());
+        kept = Some(connection).filter(|kept| outcome == Outcome::Fine && !kept.said_close);
+        outcome
+    }
+}
+
 /// A client that sends long bodies slowly, `pace` times sixteen.
 pub fn uploading(port: u16, pace: Duration) -> impl FnMut() -> Outcome {
     move || {
@@ -481,7 +509,11 @@ pub fn talking(port: u16, pause: Duration, frames: usize) -> impl FnMut() -> Out
     }
 }
 
-fn upgrade(port: u16) -> io::Result<TcpStream> {
+/// A WebSocket, open.
+///
+/// # Errors
+/// It is not taken.
+pub fn upgrade(port: u16) -> io::Result<TcpStream> {
     let mut stream = Connection::open(port)?.stream;
     stream.write_all(
         b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -497,7 +529,11 @@ fn upgrade(port: u16) -> io::Result<TcpStream> {
     if head.starts_with("HTTP/1.1 101 ") { Ok(stream) } else { Err(io::Error::other(head)) }
 }
 
-fn exchange(stream: &mut TcpStream, kind: u8, payload: &[u8]) -> io::Result<()> {
+/// Sends a frame over a WebSocket and reads it back.
+///
+/// # Errors
+/// It does not come back as it was.
+pub fn exchange(stream: &mut TcpStream, kind: u8, payload: &[u8]) -> io::Result<()> {
     let len = u8::try_from(payload.len()).unwrap();
     let mask = [1, 2, 3, 4];
     let mut frame = vec![kind, 0x80 | len];

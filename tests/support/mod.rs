@@ -97,6 +97,7 @@ pub fn status() -> Status {
         generation: 7,
         live_secs: 0,
         upstreams: Vec::new(),
+        live: None,
         draining: Vec::new(),
         reloads: Reloads::default(),
         last: None,
@@ -110,14 +111,16 @@ pub fn control(path: &Path, ask: impl Fn(Asked) -> bool + Send + Sync + 'static)
     let ask = Arc::new(ask);
     #[allow(irrefutable_let_patterns, reason = "it tells more than what is asked")]
     let tell = move |told| if let Told::Asked(asked) = told { ask(asked) } else { true };
-    Control::start(doors, tell).unwrap()
+    let control = Control::start(None, tell).unwrap();
+    control.open(doors);
+    control
 }
 
 /// A port of loopback that nobody listens on. None of those that the kernel gives to clients, so that no
 /// connection of another test takes it while nginx is down.
 pub fn free_port() -> u16 {
     loop {
-        let port = 10_000 + u16::try_from(RandomState::new().build_hasher().finish() % 20_000).unwrap();
+        let port = 10_100 + u16::try_from(RandomState::new().build_hasher().finish() % 20_000).unwrap();
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
@@ -277,6 +280,9 @@ impl Site {
         site.set("NGINIT_RELOAD_BACKLOG", "0");
         // One that writes a file and sends HUP means one reload.
         site.set("NGINIT_WATCH", "off");
+        // Most tests count reloads. Those of what follows without one say so; `NGINIT_TEST_LIVE=auto` lets all of them follow.
+        let live = std::env::var_os("NGINIT_TEST_LIVE").unwrap_or_else(|| "off".into());
+        site.set("NGINIT_LIVE", live);
         site.set("NGINIT_LOG", "debug");
         site.set("PATH", std::env::var_os("PATH").unwrap_or_default());
         site
@@ -519,6 +525,31 @@ impl<'a> Nginit<'a> {
             Ok(nginit::admin::Reply::Status(status)) => status,
             other => panic!("{other:?}\n{}", self.report()),
         }
+    }
+
+    /// What `nginit list` tells.
+    pub fn listing(&self) -> nginit::admin::Listing {
+        let path = self.site.env.get(OsStr::new("NGINIT_CONTROL")).unwrap();
+        let request = nginit::admin::Request::List { upstream: None };
+        match nginit::admin::client::ask(Path::new(path), &request, Some(PATIENCE)) {
+            Ok(nginit::admin::Reply::Listing(listing)) => listing,
+            other => panic!("{other:?}\n{}", self.report()),
+        }
+    }
+
+    /// The servers that take requests, with what else nginx is told of them, in order: in a file or without.
+    pub fn servers(&self) -> Vec<String> {
+        use nginit::admin::ServerState;
+        let servers = self.listing().upstreams.into_iter().flat_map(|upstream| upstream.servers);
+        let takers = servers.filter(|server| matches!(server.state, ServerState::Up | ServerState::Backup));
+        let text = |server: nginit::admin::ServerView| {
+            let weight = if server.weight == 1 { String::new() } else { format!(" weight={}", server.weight) };
+            let backup = if server.state == ServerState::Backup { " backup" } else { "" };
+            server.address + &weight + backup
+        };
+        let mut servers: Vec<String> = takers.map(text).collect();
+        servers.sort();
+        servers
     }
 
     /// Waits until nginit is in this state.

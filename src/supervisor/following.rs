@@ -1,0 +1,271 @@
+//! What nginx has been told of its servers without a reload, and whether it has taken that in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::live::responder::News;
+use crate::live::zone::{Zone, part};
+use crate::live::{Groups, Why};
+use crate::peers::Peers;
+use crate::upstream::Name;
+
+/// Longest wait for nginx to take in what it has never been told before: it asks within milliseconds.
+const FIRST_PATIENCE: Duration = Duration::from_secs(4);
+
+/// The same later: a question that got lost is asked again after five seconds, and one for a name that has just become
+/// free after eleven.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The live upstreams whose servers nginx follows.
+#[derive(Debug, Default)]
+pub struct Following {
+    groups: Groups,
+    /// Why the others are not among them.
+    whys: BTreeMap<Name, Why>,
+    zone: Arc<Zone>,
+    /// It is to be handed on.
+    is_new: bool,
+    /// What nginx has made of what it was told, by name.
+    names: BTreeMap<String, Told>,
+}
+
+/// What nginx has made of what it was told at a name.
+#[derive(Debug, Default)]
+struct Told {
+    /// It has not taken in the last version: which one, and since when it is waited for.
+    untaken: Option<(u64, Instant)>,
+    /// It was told something and has not asked since: it does not listen there.
+    deaf: bool,
+    /// It has taken in any version, here or at another name of the upstream.
+    taken: bool,
+}
+
+impl Told {
+    /// When it is late.
+    fn deadline(&self) -> Option<Instant> {
+        let patience = if self.taken { PATIENCE } else { FIRST_PATIENCE };
+        self.untaken.map(|(_, since)| since + patience)
+    }
+}
+
+/// Whether these are names of one upstream.
+fn is_of_one(name: &str, other: &str) -> bool {
+    let label = |name| str::split_once(name, '.').map(|(_, label): (&str, &str)| label);
+    label(name) == label(other)
+}
+
+impl Following {
+    /// The live upstreams.
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// Why an upstream is not among them.
+    pub fn why_not(&self, name: &Name) -> Option<Why> {
+        self.whys.get(name).copied()
+    }
+
+    /// nginx reads a configuration with these. Who came meanwhile stays where nginx was told.
+    pub fn adopt(&mut self, groups: Groups, whys: BTreeMap<Name, Why>) {
+        let before = std::mem::replace(&mut self.groups, groups);
+        for (name, group) in &mut self.groups {
+            if let Some(live) = before.get(name).filter(|live| live.has_shape_of(group)) {
+                *group = group.clone().with_places_of(live);
+            }
+        }
+        self.whys = whys;
+    }
+
+    /// Servers come and go within what nginx reads.
+    pub fn arrange(&mut self, name: &Name, group: crate::live::Group) {
+        self.groups.insert(name.clone(), group);
+    }
+
+    /// Tells nginx of these servers.
+    pub fn tell(&mut self, peers: &Peers, now: Instant) {
+        let zone = self.zone.next(&self.groups, peers);
+        self.replace(zone, now);
+    }
+
+    /// nginx is to be told what it was told before.
+    pub fn recall(&mut self, zone: Zone, now: Instant) {
+        self.replace(zone, now);
+    }
+
+    /// What nginx is told.
+    pub fn zone(&self) -> &Zone {
+        &self.zone
+    }
+
+    /// nginx is about to read a configuration with these, and asks as soon as it has. What stays as it is counts as it
+    /// is by now; what is left is told to workers of before.
+    pub fn prepare(&mut self, groups: &Groups, peers: &Peers, live: &Peers, now: Instant) {
+        let (mut all, mut servers) = (self.groups.clone(), live.clone());
+        for (name, group) in groups {
+            if self.groups.get(name).is_none_or(|before| !before.has_shape_of(group)) {
+                all.insert(name.clone(), group.clone());
+                servers.insert(name.clone(), peers.get(name).cloned().unwrap_or_default());
+            }
+        }
+        let zone = self.zone.next(&all, &servers);
+        self.replace(zone, now);
+    }
+
+    fn replace(&mut self, zone: Zone, now: Instant) {
+        if zone == *self.zone {
+            return;
+        }
+        for (name, set) in zone.iter() {
+            let before = self.zone.get(name);
+            // Of a name that is free from the beginning, nginx is told nothing.
+            let is_news = match before {
+                Some(before) => before.version != set.version,
+                None => !set.servers.is_empty(),
+            };
+            if is_news {
+                // Who asks for another name of the upstream asks for this one, too.
+                let asks = self.names.iter().any(|(other, told)| told.taken && is_of_one(other, name));
+                let told = self.names.entry(name.to_owned()).or_default();
+                told.taken |= asks;
+                told.untaken.get_or_insert((set.version, now)).0 = set.version;
+                told.deaf = true;
+            }
+        }
+        self.names.retain(|name, _| zone.get(name).is_some());
+        self.zone = Arc::new(zone);
+        self.is_new = true;
+    }
+
+    /// Whether nginx listens at a name of an upstream, so that it would hear at once.
+    pub fn listens(&self, name: &Name, at: usize) -> bool {
+        self.names.get(&part(name, at)).is_none_or(|told| !told.deaf)
+    }
+
+    /// nginx has taken something in, or asks again.
+    pub fn on_news(&mut self, news: &News, now: Instant) {
+        let (News::Taken { name, version } | News::Heard { name, version }) = news;
+        self.names.iter_mut().filter(|(other, _)| is_of_one(other, name)).for_each(|(_, told)| told.taken = true);
+        let told = self.names.entry(name.clone()).or_default();
+        told.taken = true;
+        told.untaken = told.untaken.filter(|(last, _)| version < last).map(|(last, _)| (last, now));
+        match news {
+            // Also a new worker that is told what others know.
+            News::Taken { .. } => told.deaf = true,
+            News::Heard { .. } => told.deaf &= told.untaken.is_some(),
+        }
+    }
+
+    /// What is to be told, if it has become something else.
+    pub fn take_zone(&mut self) -> Option<Arc<Zone>> {
+        std::mem::take(&mut self.is_new).then(|| Arc::clone(&self.zone))
+    }
+
+    /// Whether nginx has taken in all that it was told.
+    pub fn is_taken(&self) -> bool {
+        self.names.values().all(|told| told.untaken.is_none())
+    }
+
+    /// nginx is about to read something, and asks when it has.
+    pub fn excuse(&mut self, now: Instant) {
+        for told in self.names.values_mut() {
+            told.untaken = told.untaken.map(|(version, _)| (version, now));
+        }
+    }
+
+    /// When it is late.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.names.values().filter_map(Told::deadline).min()
+    }
+
+    /// A name that nginx has not taken in for too long. It is not waited for any more.
+    pub fn late(&mut self, now: Instant) -> Option<String> {
+        if self.deadline().is_none_or(|deadline| deadline > now) {
+            return None;
+        }
+        let untaken = self.names.iter().filter_map(|(name, told)| Some((told.untaken?.1, name)));
+        let name = untaken.min().map(|(_, name)| name.clone());
+        self.names.values_mut().for_each(|told| told.untaken = None);
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::live::zone::{Served, Set};
+
+    fn zone(sets: &[(&str, u64)]) -> Zone {
+        let served = |port: u64| Served {
+            address: ([10, 0, 0, 1], u16::try_from(port).unwrap()).into(),
+            weight: std::num::NonZeroU16::MIN,
+            backup: false,
+        };
+        let set = |version: u64| Set { version, servers: vec![served(version)], freed: false };
+        Zone::of(sets.iter().map(|(name, version)| ((*name).to_owned(), set(*version))))
+    }
+
+    fn taken(name: &str, version: u64) -> News {
+        News::Taken { name: name.to_owned(), version }
+    }
+
+    fn heard(name: &str, version: u64) -> News {
+        News::Heard { name: name.to_owned(), version }
+    }
+
+    #[test]
+    fn what_nginx_does_not_take_in_is_noticed() {
+        let (start, secs) = (Instant::now(), Duration::from_secs);
+        let mut following = Following::default();
+        assert_eq!((following.take_zone(), following.deadline(), following.is_taken()), (None, None, true));
+        following.replace(zone(&[("0.a", 1), ("0.b", 2)]), start);
+        assert!(following.take_zone().is_some() && following.take_zone().is_none() && !following.is_taken());
+        assert_eq!(following.deadline(), Some(start + FIRST_PATIENCE));
+        following.on_news(&taken("0.a", 1), start);
+        following.replace(zone(&[("0.a", 3), ("0.b", 2)]), start + secs(1));
+        following.on_news(&heard("0.b", 2), start + secs(1));
+        assert_eq!(following.deadline(), Some(start + secs(1) + PATIENCE), "who has taken something in is given time");
+        following.replace(zone(&[("0.a", 4), ("0.b", 2)]), start + secs(2));
+        assert_eq!(following.deadline(), Some(start + secs(1) + PATIENCE), "more news is no excuse");
+        following.on_news(&taken("0.a", 3), start + secs(3));
+        assert_eq!(following.deadline(), Some(start + secs(3) + PATIENCE), "taking in what was before is one");
+        assert_eq!(following.late(start + secs(4)), None);
+        assert_eq!(following.late(start + secs(18)).as_deref(), Some("0.a"));
+        assert!(following.is_taken() && following.late(start + secs(99)).is_none(), "said once");
+        following.replace(zone(&[("0.b", 5)]), start);
+        following.replace(zone(&[]), start);
+        assert!(following.is_taken(), "nobody is asked about what is gone");
+    }
+
+    #[test]
+    fn nginx_is_given_time_once_it_has_read_what_has_it_ask() {
+        let (start, late) = (Instant::now(), Instant::now() + 10 * FIRST_PATIENCE);
+        let mut following = Following::default();
+        following.replace(zone(&[("0.a", 1)]), start);
+        following.excuse(late);
+        assert_eq!((following.late(late), following.deadline()), (None, Some(late + FIRST_PATIENCE)));
+    }
+
+    #[test]
+    fn nginx_listens_until_it_is_told_something_and_once_it_asks_again() {
+        let now = Instant::now();
+        let name = Name::new("A").unwrap();
+        let mut following = Following::default();
+        following.replace(zone(&[("0.a", 1)]), now);
+        assert!(!following.listens(&name, 0) && following.listens(&name, 1));
+        following.on_news(&taken("0.a", 1), now);
+        assert!(!following.listens(&name, 0), "it has taken that in, and does not ask for a second");
+        following.on_news(&heard("0.a", 1), now);
+        assert!(following.listens(&name, 0));
+        following.replace(zone(&[("0.a", 2)]), now);
+        following.on_news(&heard("0.a", 1), now);
+        assert!(!following.listens(&name, 0), "it asks, and is told at once");
+        let empty = Zone::of([("1.a".to_owned(), Set { version: 7, servers: Vec::new(), freed: false })]);
+        following.replace(empty, now);
+        assert!(following.listens(&name, 1) && following.is_taken(), "there is nothing to be told of a free name");
+        following.on_news(&taken("1.a", 7), now);
+        assert!(!following.listens(&name, 1), "a new worker has been told what others know");
+        following.on_news(&heard("1.a", 7), now);
+        assert!(following.listens(&name, 1));
+    }
+}
