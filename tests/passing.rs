@@ -120,9 +120,9 @@ fn connections_to_servers_are_kept_unless_told_otherwise() {
         let mut site = site(&nginx, &[&server.entry()]);
         site.set("STATIC_KEEPALIVE", keepalive);
         site.set("NGINIT_WORKERS", "1");
-        let _nginit = site.start();
+        let nginit = site.start();
         for _ in 0..20 {
-            assert_eq!(send(&site, "GET", "", "").status, 200);
+            assert_eq!(send(&site, "GET", "", "").status, 200, "{}", nginit.report());
         }
         let connections = server.connections.load(std::sync::atomic::Ordering::SeqCst);
         assert_eq!(connections < 20, kept, "{keepalive:?}: {connections} connections");

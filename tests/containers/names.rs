@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use nginit::admin::{Listing, ServerState};
+
 use crate::docker::{
     Container, Network, build_context, docker, docker_any, eventually, get, images, published, text, unique,
 };
@@ -26,14 +28,13 @@ impl Crowd {
     }
 }
 
-/// The servers of the API that the proxy has now, as `ADDRESS:PORT`.
+/// The servers of the API that the proxy has now, as `ADDRESS:PORT`: nginit knows them, its files need not.
 fn configured(proxy: &str) -> BTreeSet<String> {
-    // At first there is no file.
-    let conf = text(&docker_any(&["exec", proxy, "cat", "/etc/nginx/conf.d/default.conf"]));
-    let upstream = conf.split("upstream dynamic_backend {").nth(1).unwrap_or_default();
-    let lines = upstream.split('}').next().unwrap_or_default().lines();
-    let servers = lines.filter_map(|line| line.trim().strip_prefix("server ")?.split([' ', ';']).next());
-    servers.filter(|server| server.ends_with(":8080")).map(str::to_owned).collect()
+    // At first nobody answers.
+    let list = text(&docker_any(&["exec", proxy, "nginit", "list", "dynamic", "--json"]));
+    let list = serde_json::from_str::<Listing>(&list).unwrap_or_default();
+    let servers = list.upstreams.into_iter().flat_map(|upstream| upstream.servers);
+    servers.filter(|server| server.state == ServerState::Up).map(|server| server.address).collect()
 }
 
 /// Who answers, in as many requests as it takes for all of `count` to have been asked for sure.

@@ -38,7 +38,7 @@ fn serve(proxy: &Container, names: &[&str]) {
     });
 }
 
-/// How many seconds after nginit was told of somebody there was a generation with it, by the clock of the log.
+/// How many seconds after nginit was told of somebody nginx was, with a generation or without, by the clock of the log.
 #[track_caller]
 fn lag(proxy: &Container, (hows, who): (&[&str], &str)) -> f64 {
     // "2026-01-02T03:04:05.678901234Z text"
@@ -52,7 +52,9 @@ fn lag(proxy: &Container, (hows, who): (&[&str], &str)) -> f64 {
         let log = text(&docker_any(&["logs", "-t", &proxy.name]));
         let mut lines = log.lines().skip_while(|line| !tells(line));
         let told = seconds(lines.next()?);
-        let live = seconds(lines.find(|line| line.contains(" live, upstreams="))?);
+        let live = seconds(
+            lines.find(|line| line.contains(" live, upstreams=") || line.contains("dynamic_backend follows: "))?,
+        );
         Some((live - told).rem_euclid(86_400.0))
     })
 }
