@@ -4,7 +4,6 @@
 #![expect(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "a benchmark")]
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,16 +12,13 @@ use std::time::{Duration, Instant};
 mod support;
 
 use support::network::{self, dns::Dns};
-use support::{Cores, Outcome, Site, print_limit, print_table};
+use support::{Cores, Outcome, Site, TICKS_PER_SECOND, memory, print_limit, print_table, ticks};
 
 /// Has the process be the DNS server: how many names it knows, and for how many seconds they are good.
 const SERVER: &str = "NGINIT_BENCH_DNS";
 
 /// How many names there are, the seconds that answers are good for, and what `NAME_RESOLVE` says.
 const CASES: [(usize, u32, &str); 4] = [(0, 30, ""), (100, 30, "interval=1s"), (1_000, 30, ""), (1_000, 1, "")];
-
-/// In which /proc counts CPU time (`USER_HZ`, proc(5)).
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Before the measurement, for the first answers and the reload that they may bring.
 const FIRST: Duration = Duration::from_secs(5);
@@ -50,9 +46,9 @@ fn main() -> Outcome<()> {
         let argv = [vec![OsString::from(&nginit)], site.argv.clone()].concat();
         let (running, _) = site.start(&argv)?;
         std::thread::sleep(FIRST);
-        let (begin, before) = (Instant::now(), ticks(running.pid())?);
+        let (begin, before) = (Instant::now(), ticks(running.pid())?[0]);
         std::thread::sleep(Duration::from_secs(seconds.into()));
-        let spent = (ticks(running.pid())? - before) as f64 / TICKS_PER_SECOND;
+        let spent = (ticks(running.pid())?[0] - before) as f64 / TICKS_PER_SECOND;
         let percent = spent / begin.elapsed().as_secs_f64() * 100.0;
         let [resident, dirty] = memory(running.pid())?;
         drop(running);
@@ -106,23 +102,4 @@ impl Drop for Server {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// The CPU time that the process has spent so far, its threads together.
-fn ticks(pid: u32) -> Outcome<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name before may have blanks. utime and stime are the 14th and 15th (proc(5)).
-    let (_, fields) = stat.rsplit_once(") ").ok_or("no name")?;
-    let times: Vec<u64> = fields.split(' ').skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
-    Ok(times.iter().sum())
-}
-
-/// What is resident, and what of it is its own, in KiB.
-fn memory(pid: u32) -> Outcome<[f64; 2]> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let figure = |name: &str| -> Outcome<f64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).ok_or(format!("no {name}"))?;
-        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
-    };
-    Ok([figure("Rss:")?, figure("Private_Dirty:")?])
 }

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[allow(dead_code, reason = "each benchmark uses a part")]
 mod support;
 
-use support::{Cores, Outcome, Running, Site, median, print_table, program};
+use support::{Cores, Outcome, Running, Site, median, named, peer, print_table};
 
 /// A path of each upstream: each client the same server, and round robin.
 const PATHS: [&str; 2] = ["/", "/api/student"];
@@ -72,11 +72,6 @@ fn main() -> Outcome<()> {
         report(&proxies, path, runs, seconds);
     }
     proxies.iter().try_for_each(Proxy::check_log)
-}
-
-/// A program by a variable, else by its name in PATH.
-fn named(variable: &str, name: &str) -> Option<PathBuf> {
-    program(&std::env::var(variable).unwrap_or_else(|_| name.to_owned()))
 }
 
 fn report(proxies: &[Proxy], path: &str, runs: usize, seconds: u32) {
@@ -351,14 +346,6 @@ impl Makers {
         }
         Ok(proxies)
     }
-}
-
-fn peer(variable: &str, name: &str) -> Option<PathBuf> {
-    let found = named(variable, name);
-    if found.is_none() {
-        println!("{name} is not installed and {variable} names none: left out");
-    }
-    found
 }
 
 /// The servers behind.

@@ -36,42 +36,68 @@ impl Tally {
     }
 }
 
+/// Who asks, where, and how.
+pub struct Clients<'a> {
+    pub address: SocketAddr,
+    pub count: usize,
+    /// Whether all keep their connection; otherwise every other one makes one for each request.
+    pub all_keep: bool,
+    /// Between an answer and the next request.
+    pub pause: Duration,
+    /// Hears the body of each answer.
+    pub hear: &'a (dyn Fn(&[u8]) + Sync),
+}
+
 /// Has clients ask at `address` while `work` runs: half of them keep their connection, the others
 /// make one for each request.
 pub fn during<T>(address: SocketAddr, work: impl FnOnce() -> Outcome<T>) -> Outcome<(Tally, T)> {
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let ask = |kept| client(address, kept, &over);
-        let clients: Vec<_> = (0..2 * CLIENTS).map(|n| scope.spawn(move || ask(n % 2 == 0))).collect();
-        let done = work();
-        over.store(true, Ordering::Relaxed);
-        let mut all = Tally::default();
-        for client in clients {
-            all.add(client.join().map_err(|_| "a client panicked")?);
-        }
-        Ok((all, done?))
-    })
+    Clients { address, count: 2 * CLIENTS, all_keep: false, pause: PAUSE, hear: &|_| () }.during(work)
 }
 
-fn client(address: SocketAddr, kept: bool, over: &AtomicBool) -> Tally {
-    let mut tally = Tally::default();
-    let mut connection = None;
-    while !over.load(Ordering::Relaxed) {
-        // Looked at for the tally alone: the request is sent all the same, as by a client whose
-        // request crosses with the end of the connection.
-        let stale = connection.as_ref().is_some_and(is_closed);
-        let begin = Instant::now();
-        match ask(&mut connection, address, kept) {
-            Ok(()) => tally.milliseconds.push(begin.elapsed().as_secs_f64() * 1e3),
-            Err(_) => {
-                connection = None;
-                tally.lost += 1;
-                tally.stale += usize::from(stale);
+impl Clients<'_> {
+    /// Has them ask while `work` runs.
+    pub fn during<T>(&self, work: impl FnOnce() -> Outcome<T>) -> Outcome<(Tally, T)> {
+        let over = &AtomicBool::new(false);
+        thread::scope(|scope| {
+            let ask = |kept| self.ask_until(over, kept);
+            let clients: Vec<_> =
+                (0..self.count).map(|n| scope.spawn(move || ask(self.all_keep || n % 2 == 0))).collect();
+            let done = work();
+            over.store(true, Ordering::Relaxed);
+            let mut all = Tally::default();
+            for client in clients {
+                all.add(client.join().map_err(|_| "a client panicked")?);
+            }
+            Ok((all, done?))
+        })
+    }
+
+    /// One of them.
+    fn ask_until(&self, over: &AtomicBool, kept: bool) -> Tally {
+        let mut tally = Tally::default();
+        let mut connection = None;
+        while !over.load(Ordering::Relaxed) {
+            // Looked at for the tally alone: the request is sent all the same, as by a client whose
+            // request crosses with the end of the connection.
+            let stale = connection.as_ref().is_some_and(is_closed);
+            let begin = Instant::now();
+            match ask(&mut connection, self.address, kept) {
+                Ok(body) => {
+                    tally.milliseconds.push(begin.elapsed().as_secs_f64() * 1e3);
+                    (self.hear)(&body);
+                }
+                Err(_) => {
+                    connection = None;
+                    tally.lost += 1;
+                    tally.stale += usize::from(stale);
+                }
+            }
+            if !self.pause.is_zero() {
+                thread::sleep(self.pause);
             }
         }
-        thread::sleep(PAUSE);
+        tally
     }
-    tally
 }
 
 fn is_closed(stream: &TcpStream) -> bool {
@@ -81,20 +107,21 @@ fn is_closed(stream: &TcpStream) -> bool {
 }
 
 /// Asks once, on the connection that is there or a new one, and leaves it only where both ends keep
-/// it.
-fn ask(connection: &mut Option<TcpStream>, address: SocketAddr, kept: bool) -> io::Result<()> {
+/// it. The body of the answer.
+fn ask(connection: &mut Option<TcpStream>, address: SocketAddr, kept: bool) -> io::Result<Vec<u8>> {
     let mut stream = connection.take().map_or_else(|| connect(address), Ok)?;
     let wish = if kept { "keep-alive" } else { "close" };
     stream.write_all(format!("GET / HTTP/1.1\r\nHost: bench\r\nConnection: {wish}\r\n\r\n").as_bytes())?;
     let (head, mut body) = head(&mut stream)?;
-    if !head.starts_with("http/1.1 200 ") || !head.contains(&format!("\r\ncontent-length: {BODY}\r\n")) {
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
+    let Some(length) = length.filter(|_| head.starts_with("http/1.1 200 ")) else {
         return Err(io::Error::other(head));
-    }
+    };
     let read = body.len();
-    body.resize(BODY, 0);
-    stream.read_exact(&mut body[read..])?;
+    body.resize(length, 0);
+    stream.read_exact(&mut body[read.min(length)..])?;
     *connection = Some(stream).filter(|_| kept && !head.contains("\r\nconnection: close\r\n"));
-    Ok(())
+    Ok(body)
 }
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {

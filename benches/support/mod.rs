@@ -18,7 +18,10 @@ pub mod network;
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Longest wait for anything; what takes longer is broken, not slow.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// In which /proc counts CPU time (`USER_HZ`, proc(5)).
+pub const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Between two attempts to connect. Some attempt finds the socket before a worker answers on it,
 /// and then the answer itself is waited for, so this is no part of what is measured.
@@ -60,9 +63,11 @@ pub fn runs() -> Option<usize> {
             "--bench" => is_bench = true,
             "--runs" => runs = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0)?,
             "--seconds" => drop(args.next().and_then(|n| n.parse::<u32>().ok()).filter(|n| *n > 0)?),
+            "--servers" | "--only" => drop(args.next()?),
             _ => {
                 eprintln!(
-                    "usage: cargo bench [--bench start|memory|render|reload|proxy|members|names] [-- --runs N --seconds S]"
+                    "usage: cargo bench [--bench start|memory|render|reload|proxy|members|names|live] [-- --runs N --seconds S]\n\
+                     live alone: --servers N,N --only served|lost|cost"
                 );
                 return None;
             }
@@ -73,8 +78,12 @@ pub fn runs() -> Option<usize> {
 
 /// How long each measurement of load takes, where [`runs`] found the command line right.
 pub fn seconds() -> u32 {
-    let given = std::env::args().skip_while(|arg| arg != "--seconds").nth(1);
-    given.and_then(|n| n.parse().ok()).unwrap_or(2)
+    option("--seconds").and_then(|n| n.parse().ok()).unwrap_or(2)
+}
+
+/// What follows an option on the command line.
+pub fn option(name: &str) -> Option<String> {
+    std::env::args().skip_while(|arg| arg != name).nth(1)
 }
 
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
@@ -136,6 +145,20 @@ pub fn nginx() -> Option<PathBuf> {
 
 pub fn program(name: &str) -> Option<PathBuf> {
     which::which(name).ok()
+}
+
+/// A program by a variable, else by its name in PATH.
+pub fn named(variable: &str, name: &str) -> Option<PathBuf> {
+    program(&std::env::var(variable).unwrap_or_else(|_| name.to_owned()))
+}
+
+/// The same for a rival; the output says who is missing.
+pub fn peer(variable: &str, name: &str) -> Option<PathBuf> {
+    let found = named(variable, name);
+    if found.is_none() {
+        println!("{name} is not installed and {variable} names none: left out");
+    }
+    found
 }
 
 /// The static release binary: `NGINIT_BENCH_BINARY`, or one that cargo builds now.
@@ -357,7 +380,8 @@ impl Running {
         send(self.child.id(), signal);
     }
 
-    fn nginx(&self) -> Option<u32> {
+    /// nginx's master, where there is one.
+    pub fn nginx(&self) -> Option<u32> {
         fs::read_to_string(&self.pid_file).ok()?.trim().parse().ok()
     }
 
@@ -393,6 +417,26 @@ fn send(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);
     }
+}
+
+/// The CPU time that the process has spent so far, its threads together, in `USER_HZ` (proc(5)): of itself, and of
+/// those of its children that it has waited for.
+pub fn ticks(pid: u32) -> Outcome<[u64; 2]> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name before may have blanks. utime and stime are the 14th and 15th, the children's follow (proc(5)).
+    let (_, fields) = stat.rsplit_once(") ").ok_or("no name")?;
+    let times: Vec<u64> = fields.split(' ').skip(11).take(4).map(str::parse).collect::<Result<_, _>>()?;
+    Ok([times.iter().take(2).sum(), times.iter().skip(2).sum()])
+}
+
+/// What is resident, and what of it is its own, in KiB.
+pub fn memory(pid: u32) -> Outcome<[f64; 2]> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let figure = |name: &str| -> Outcome<f64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).ok_or(format!("no {name}"))?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+    };
+    Ok([figure("Rss:")?, figure("Private_Dirty:")?])
 }
 
 /// A list of `count` servers.
