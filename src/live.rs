@@ -126,7 +126,7 @@ impl Ability {
     /// Why an upstream cannot be followed, whatever its servers are.
     pub fn why_not(&self, upstream: &Upstream) -> Option<Why> {
         let insists = self.mode == LiveMode::On;
-        let own_way = upstream.sticky.as_ref().is_some_and(|cookie| cookie.hash || !self.nginx.has_sticky());
+        let own_way = upstream.sticky.as_ref().is_some_and(|cookie| cookie.is_ours(self.nginx.has_sticky()));
         match upstream.balance {
             _ if self.lack().is_some() => self.lack(),
             _ if own_way => Some(Why::Cookie),

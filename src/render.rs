@@ -356,7 +356,7 @@ fn server_name(host: Option<&HostName>, upstreams: &Upstreams) -> Value {
 
 fn upstream_value(number: usize, name: &Name, upstream: &Upstream, peers: &[Peer], input: Input<'_>) -> Value {
     let tap = tap(upstream, peers, input.clients);
-    let own_way = upstream.sticky.as_ref().is_some_and(|cookie| cookie.hash || !input.nginx.has_sticky());
+    let own_way = upstream.sticky.as_ref().is_some_and(|cookie| cookie.is_ours(input.nginx.has_sticky()));
     let peers = if own_way { sticky::fit(peers) } else { peers.into() };
     let balance = match upstream.balance.to_nginx() {
         _ if own_way => format!("hash $nginit_key_{number}"),

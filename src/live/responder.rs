@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::message::{Kind, LONGEST_OVER_TCP, LONGEST_OVER_UDP, Question, Subject, Sure};
-use super::zone::{Served, Set, Zone};
+use super::zone::{Served, Set, Zone, label_of};
 use pace::Pace;
 
 /// Longest time that a question is held where there is an answer. nginx would give up after a day.
@@ -429,7 +429,7 @@ impl Responder {
 
 /// Whether this is a part of the upstream with this label.
 fn is_of(part: &str, label: &str) -> bool {
-    part.split_once('.').is_some_and(|(_, rest)| rest == label)
+    label_of(part) == Some(label)
 }
 
 /// Whether no other poller of the name has come later.

@@ -62,6 +62,11 @@ pub fn part(name: &Name, at: usize) -> String {
     format!("{at}.{}", label(name))
 }
 
+/// The label of the upstream that this is a part of.
+pub fn label_of(part: &str) -> Option<&str> {
+    part.split_once('.').map(|(_, label)| label)
+}
+
 /// The whole name.
 pub fn whole(part: &str) -> String {
     format!("{part}.{SUFFIX}")

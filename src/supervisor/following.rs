@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::live::responder::News;
-use crate::live::zone::{Zone, part};
+use crate::live::zone::{Zone, label_of, part};
 use crate::live::{Groups, Why};
 use crate::peers::Peers;
 use crate::upstream::Name;
@@ -47,12 +47,6 @@ impl Told {
         let patience = if self.taken { PATIENCE } else { FIRST_PATIENCE };
         self.untaken.map(|(_, since)| since + patience)
     }
-}
-
-/// Whether these are names of one upstream.
-fn is_of_one(name: &str, other: &str) -> bool {
-    let label = |name| str::split_once(name, '.').map(|(_, label): (&str, &str)| label);
-    label(name) == label(other)
 }
 
 impl Following {
@@ -125,7 +119,7 @@ impl Following {
             };
             if is_news {
                 // Who asks for another name of the upstream asks for this one, too.
-                let asks = self.names.iter().any(|(other, told)| told.taken && is_of_one(other, name));
+                let asks = self.names.iter().any(|(other, told)| told.taken && label_of(other) == label_of(name));
                 let told = self.names.entry(name.to_owned()).or_default();
                 told.taken |= asks;
                 told.untaken.get_or_insert((set.version, now)).0 = set.version;
@@ -145,7 +139,10 @@ impl Following {
     /// nginx has taken something in, or asks again.
     pub fn on_news(&mut self, news: &News, now: Instant) {
         let (News::Taken { name, version } | News::Heard { name, version }) = news;
-        self.names.iter_mut().filter(|(other, _)| is_of_one(other, name)).for_each(|(_, told)| told.taken = true);
+        self.names
+            .iter_mut()
+            .filter(|(other, _)| label_of(other) == label_of(name))
+            .for_each(|(_, told)| told.taken = true);
         let told = self.names.entry(name.clone()).or_default();
         told.taken = true;
         told.untaken = told.untaken.filter(|(last, _)| version < last).map(|(last, _)| (last, now));

@@ -53,6 +53,11 @@ pub enum Expires {
 }
 
 impl Cookie {
+    /// Whether nginit computes where it leads, given whether nginx has cookies of its own.
+    pub fn is_ours(&self, nginx_has: bool) -> bool {
+        self.hash || !nginx_has
+    }
+
     /// nginx's own directive, without its semicolon
     /// (<https://nginx.org/en/docs/http/ngx_http_upstream_module.html#sticky>).
     pub fn to_nginx(&self) -> String {
