@@ -3,13 +3,12 @@
 #
 # usage: tests/images/build-nginx.sh [--dir DIR] [--source TREE] VERSION...
 #
-# The stable branch's source comes out of the crate nginx-src of crates.io, checked against the checksum in its index: VERSION
-# is 1.28 for the newest that there is of it, or 1.28.3. Other versions are built from TREE, which has the source: an
-# unpacked tarball, or a checkout of nginx's repository; VERSION then is only a name.
+# The stable branch's source comes out of the crate nginx-src: VERSION is 1.28 for the newest that there is of it. Other versions
+# are built from TREE, which has the source: an unpacked tarball, or a checkout of nginx's repository; VERSION then is only a name.
 #
 # What is built is DIR/nginx-VERSION (default: target/test-images), a single file that runs with `-p` and `-c` anywhere on this
 # machine. It stays, so a second run takes no time; remove it to build it anew. Each is printed on stdout as
-# "nginx-VERSION=FILE"; what happens on the way goes to stderr. Takes a minute a version. Needs a C compiler, make, curl and
+# "nginx-VERSION=FILE"; what happens on the way goes to stderr. Takes a minute a version. Needs cargo, a C compiler, make and
 # what Debian calls libpcre2-dev, zlib1g-dev and libssl-dev, which are installed where they are missing and apt-get is there.
 set -euo pipefail
 
@@ -38,7 +37,6 @@ install_missing() {
   local packages=()
   command -v cc >/dev/null || packages+=(gcc libc6-dev)
   command -v make >/dev/null || packages+=(make)
-  command -v curl >/dev/null || packages+=(curl ca-certificates)
   [[ -e /usr/include/pcre2.h ]] || packages+=(libpcre2-dev)
   [[ -e /usr/include/zlib.h ]] || packages+=(zlib1g-dev)
   [[ -e /usr/include/openssl/ssl.h ]] || packages+=(libssl-dev)
@@ -48,19 +46,19 @@ install_missing() {
   DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends "${packages[@]}" >&2
 }
 
-# unpack_crate VERSION: its source as $work/VERSION. The crate's own version ends with nginx's: 1.28.5+1.28.3.
+# unpack_crate VERSION: its source as $work/VERSION. Cargo fetches the crate and checks it, as part of a package that is there for
+# that alone. The crate's own version ends with nginx's: 1.28.5+1.28.3.
 unpack_crate() {
-  local version=$1 line crate checksum
-  line=$(curl -sSf --retry 3 --max-time 60 https://index.crates.io/ng/in/nginx-src |
-    grep -v '"yanked": *true' | grep -E "\"vers\": *\"[^\"+]*\+${version//./\\.}(\.[0-9]+)?\"" | tail -n 1) || true
-  [[ -n $line ]] || { echo "build-nginx: the crate nginx-src has no $version; give --source" >&2; exit 1; }
-  crate=$(sed -E 's/.*"vers": *"([^"]*)".*/\1/' <<<"$line")
-  checksum=$(sed -E 's/.*"cksum": *"([0-9a-f]{64})".*/\1/' <<<"$line")
-  echo "build-nginx: nginx-src $crate" >&2
-  curl -sSf --retry 3 --max-time 120 --output "$work/crate" "https://static.crates.io/crates/nginx-src/nginx-src-${crate//+/%2B}.crate"
-  echo "$checksum  $work/crate" | sha256sum --check --quiet - >&2
-  mkdir "$work/$version"
-  tar -x -z -f "$work/crate" -C "$work/$version" --strip-components=2 "nginx-src-$crate/nginx"
+  local version=$1 package=$work/package manifest
+  mkdir -p "$package/src"
+  : >"$package/src/lib.rs"
+  printf '[package]\nname = "source"\nedition = "2024"\n[dependencies]\nnginx-src = "~%s"\n' "$version" >"$package/Cargo.toml"
+  manifest=$(cargo metadata --quiet --format-version 1 --manifest-path "$package/Cargo.toml" |
+    grep -o '"manifest_path":"[^"]*/nginx-src-[^"]*/Cargo.toml"' | cut -d '"' -f 4) || true
+  [[ -n $manifest ]] || { echo "build-nginx: there is no crate nginx-src $version; give --source" >&2; exit 1; }
+  manifest=${manifest%/Cargo.toml}
+  echo "build-nginx: ${manifest##*/}" >&2
+  cp -R "$manifest/nginx" "$work/$version"
 }
 
 # build DIRECTORY: its objs/nginx. Paths and modules are Debian's, but for those that load at run time.
