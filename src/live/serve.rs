@@ -30,14 +30,14 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 /// Messages that are read before something else has its turn.
 const AT_ONCE: usize = 64;
 
-/// Most connections at a time. nginx has one for each upstream and worker, and keeps it.
+/// Most connections at a time. nginx has one for each upstream and worker, and closes it after five seconds without a question.
 const MOST_CONNECTIONS: usize = 256;
 
 /// A connection over which nothing comes for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Once so much waits to be sent over a connection, no more answers do.
-const MOST_UNSENT: usize = 8 * LONGEST_OVER_TCP;
+/// So much waits to be sent over a connection at most; nothing more is read meanwhile.
+const MOST_UNSENT: usize = 2 + LONGEST_OVER_TCP;
 
 /// Open from before nginx starts until nginit ends, whatever becomes of the thread that answers.
 #[derive(Debug)]
@@ -247,7 +247,7 @@ impl Connections {
     fn send(&mut self, to: u64, bytes: &[u8]) {
         let Ok(length) = u16::try_from(bytes.len()) else { return };
         let Some(connection) = self.open.iter_mut().find(|connection| connection.number == to) else { return };
-        if connection.unsent.len() < MOST_UNSENT {
+        if connection.unsent.len() + 2 + bytes.len() <= MOST_UNSENT {
             connection.unsent.extend_from_slice(&length.to_be_bytes());
             connection.unsent.extend_from_slice(bytes);
         }
@@ -264,6 +264,9 @@ impl Connection {
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
                 Err(err) => return Poll::Ready(Err(err)),
             }
+        }
+        if !self.unsent.is_empty() {
+            return Poll::Pending;
         }
         loop {
             if let Some(message) = first_message(&mut self.read)? {
