@@ -31,7 +31,7 @@ use support::{Outcome, median, min, print_limit, print_table};
 const NGINX: Version = Version(1, 30, 0);
 
 /// How it runs.
-const RUNS: Runs = Runs { version: NGINX, resolver: None, fault: None, clients: None, one_worker: false };
+const RUNS: Runs = Runs { version: NGINX, resolver: None, unasked: BTreeSet::new(), clients: None, one_worker: false };
 
 fn main() -> Outcome<()> {
     let Some(runs) = support::runs() else { return Ok(()) };

@@ -5,6 +5,7 @@ pub mod control;
 pub mod serf;
 pub mod shells;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
@@ -83,7 +84,7 @@ fn made(env: &Env, version: impl FnOnce(&Settings) -> Result<Version, Failure>) 
     let (slots, note) = state::read(Disk::new(&inputs.settings.conf_dir).private());
     inputs.notes.extend(note);
     let resolver = Some((Ipv4Addr::LOCALHOST, serve::PORT).into());
-    let runs = Runs { version, resolver, fault: None, clients: None, one_worker: false };
+    let runs = Runs { version, resolver, unasked: BTreeSet::new(), clients: None, one_worker: false };
     let read = candidate::complete(inputs, Anew::Everything, None)?;
     let before = Before { slots: &slots, groups: &Groups::new() };
     let candidate = candidate::render(read, &Members::default(), Anew::Everything, &runs, 1, before)?;

@@ -54,6 +54,7 @@ pub mod slots;
 pub mod supervisor;
 pub mod upstream;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -193,7 +194,7 @@ fn start_nginx(
     let sockets = listen_for_nginx(&settings, version, answers.as_ref().and_then(Answers::port));
     let resolver = sockets.as_ref().map(|sockets| sockets.address);
     let one_worker = globals.contains("worker_processes 1;");
-    let runs = Runs { version, resolver, fault: None, clients, one_worker };
+    let runs = Runs { version, resolver, unasked: BTreeSet::new(), clients, one_worker };
     let everything = Anew::Everything;
     let read = inputs.and_then(|inputs| candidate::complete(inputs, everything, None));
     let before = Before { slots: &slots, groups: &Groups::new() };
@@ -205,7 +206,10 @@ fn start_nginx(
     let mut servers = Servers::new(env, runs, membership, kept, slots);
     if let Some(mut answers) = answers {
         answers.listens(resolver.map_or(0, |address| address.port()));
-        servers.keep_answers(answers, first.is_ok());
+        servers.keep_answers(answers);
+        if first.is_err() {
+            servers.recall();
+        }
     }
     let control = answer_nginx(&mut servers, first.as_ref().ok(), sockets.as_ref(), inbox);
     let setup = Setup { nginx, argv, options, globals, main: main.path, disk, socket, errors, clients, lock };

@@ -300,12 +300,12 @@ pub fn arrange_all(
     before: &Groups,
     upstreams: &Upstreams,
     peers: &Peers,
-    ability: Ability,
+    ability: impl Fn(&Name) -> Ability,
 ) -> (Groups, BTreeMap<Name, Why>) {
     let (mut groups, mut whys) = (Groups::new(), BTreeMap::new());
     for (name, upstream) in upstreams {
         let peers = peers.get(name).map_or(&[][..], Vec::as_slice);
-        match arrange(before.get(name), upstream, peers, ability, &|_| true) {
+        match arrange(before.get(name), upstream, peers, ability(name), &|_| true) {
             Ok(group) => drop(groups.insert(name.clone(), group)),
             Err(why) => drop(whys.insert(name.clone(), why)),
         }

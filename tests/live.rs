@@ -23,7 +23,7 @@ use load::{Connection, Reply, Server};
 use nginit::admin::{Listing, What};
 use rustix::process::Signal;
 use support::dns::{Dns, write_etc};
-use support::{Answer, Backend, Site, children, eventually, get, signal_pid};
+use support::{Answer, Backend, PATIENCE, Site, children, eventually, get, signal_pid};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -591,6 +591,44 @@ fn who_insists_has_positions_followed_that_others_have_kept() {
 }
 
 #[test]
+fn somebody_else_may_ask_who_the_servers_are_and_changes_nothing_by_it() {
+    let nginx = live_nginx_or_skip!();
+    let [a, b] = ["a", "b"].map(Backend::start);
+    let mut site = live::site(&nginx);
+    site.set("STATIC_BACKEND", a.entry());
+    let nginit = site.start();
+    follow(&site, What::Add, &b.entry());
+    let steady = Steady::new(&nginit);
+    let conf = &site.conf_d()["default.conf"];
+    let resolver = conf.split("resolver ").nth(1).unwrap().split([' ', ';']).next().unwrap();
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    stranger.set_read_timeout(Some(PATIENCE)).unwrap();
+    for at in 0..8 {
+        stranger.send_to(&dns_question(at, &format!("_http._tcp.{at}.static.nginit")), resolver).unwrap();
+    }
+    let length = stranger.recv(&mut [0; 512]).unwrap();
+    assert!(length > 60, "it is told");
+    for (server, other) in [(&a, "b"), (&b, "a"), (&a, "b")] {
+        order(&site, What::Remove, &server.entry(), false);
+        taken(&nginit);
+        assert_eq!(names(&site, 8), [other], "{}", nginit.report());
+        follow(&site, What::Add, &server.entry());
+    }
+    steady.holds(&nginit);
+}
+
+/// A question for the servers at a name.
+fn dns_question(id: u8, name: &str) -> Vec<u8> {
+    let mut bytes = vec![0, id, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        bytes.push(u8::try_from(label.len()).unwrap());
+        bytes.extend(label.as_bytes());
+    }
+    bytes.extend([0, 0, 33, 0, 1]);
+    bytes
+}
+
+#[test]
 fn an_nginx_that_cannot_ask_is_reloaded() {
     own_network!();
     let nginx = live_nginx_or_skip!();
@@ -605,7 +643,7 @@ fn an_nginx_that_cannot_ask_is_reloaded() {
     let nginit = site.start();
     let start = Instant::now();
     eventually("it serves", || get(site.port, "/").ok().filter(|answer| answer.status == 200));
-    assert!(start.elapsed() < MS(8000), "{:?}\n{}", start.elapsed(), nginit.report());
+    assert!(start.elapsed() < MS(12_000), "{:?}\n{}", start.elapsed(), nginit.report());
     nginit.logs("it reloads for each change of servers");
     assert_eq!(why_reload(&site).as_deref(), Some("nginx has not asked for its servers"));
     let added = order(&site, What::Add, &b.entry(), true);
@@ -641,6 +679,15 @@ fn a_bad_start_serves_who_was_told_of_last() {
     }
     drop(other);
     site.write("list", "not;a;list");
+    for _ in 0..2 {
+        let nginit = site.start();
+        assert_eq!(names(&site, 20), ["b", "c"], "{}", nginit.report());
+        // Still bad: what is known of servers stays, for this nginx and for another start.
+        nginit.reload();
+        thread::sleep(MS(1500));
+        nginit.signal(Signal::TERM);
+        assert_eq!(nginit.code(), 0, "{}", nginit.report());
+    }
     {
         let nginit = site.start();
         assert_eq!(names(&site, 20), ["b", "c"], "{}", nginit.report());
@@ -686,7 +733,18 @@ fn a_reload_brings_an_upstream_that_is_followed_and_loses_nothing() {
     }
     eventually("some load", || (load.fine() > 50).then_some(()));
     site.write("variables", &variables(&format!("API_BACKEND={}\nAPI_ROUTE=/api", b.entry())));
-    nginit.reload();
+    // Whatever is told of others meanwhile, who is about to come stays.
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for share in (1..=3).cycle().take_while(|_| !done.load(Ordering::SeqCst)) {
+                order(&site, weight(share), &a.entry(), false);
+                thread::sleep(MS(5));
+            }
+        });
+        nginit.reload();
+        done.store(true, Ordering::SeqCst);
+    });
     eventually("the new upstream serves", || seen.load(Ordering::SeqCst).then_some(()));
     // Another shape: nginx has to ask at all names anew.
     site.write(

@@ -271,7 +271,7 @@ fn anybody(port: u16, method: &'static str, pause: Duration) -> impl FnMut() -> 
 fn answer(nginit: &Nginit, site: &Site, wanted: &BTreeSet<String>) {
     let (start, mut seen, mut kept) = (Instant::now(), BTreeSet::new(), None);
     while seen != *wanted {
-        assert!(start.elapsed() < Duration::from_secs(30), "{} of {}\n{}", seen.len(), wanted.len(), nginit.log());
+        assert!(start.elapsed() < Duration::from_secs(120), "{} of {}\n{}", seen.len(), wanted.len(), nginit.log());
         let mut connection = kept.take().unwrap_or_else(|| Connection::open(site.port).unwrap());
         let answer = connection.ask("GET", "/", b"").unwrap();
         assert_eq!(answer.status, 200, "{}", nginit.log());

@@ -645,7 +645,7 @@ fn servers_that_nginx_follows_are_told_and_not_rendered() {
         let mut rendered: Vec<(Groups, Peers, String)> = Vec::new();
         for settings in &settings {
             let peers = found(settings);
-            (groups, _) = live::arrange_all(&groups, &settings.upstreams, &peers, ability);
+            (groups, _) = live::arrange_all(&groups, &settings.upstreams, &peers, |_| ability);
             let before = std::mem::take(&mut zone);
             zone = before.next(&groups, &peers);
             check_zone(&before, &zone, &groups, &peers)?;

@@ -199,7 +199,7 @@ fn run<'a>(site: &'a Site, version: Version, lists: &Lists, pages: &[u16], has_c
     let upstreams = &read.settings.upstreams;
     let peers = peers::peers(upstreams, &Resolved::new());
     let ability = Ability { mode: LiveMode::Auto, nginx: version, ipv6: true, fault: None };
-    let (groups, whys) = live::arrange_all(&Groups::new(), upstreams, &peers, ability);
+    let (groups, whys) = live::arrange_all(&Groups::new(), upstreams, &peers, |_| ability);
     assert!(groups.len() == 1 && whys.is_empty(), "{whys:?}");
     let input = Input {
         settings: &read.settings,

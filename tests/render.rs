@@ -119,7 +119,7 @@ impl Case {
         let (peers, _) = slots::place_all(&Slots::new(), &settings.upstreams, listed);
         let mode = if self.live.is_some() { LiveMode::Auto } else { LiveMode::Off };
         let ability = Ability { mode, nginx: version, ipv6: self.ipv6, fault: None };
-        let (groups, _) = live::arrange_all(&Groups::new(), &settings.upstreams, &peers, ability);
+        let (groups, _) = live::arrange_all(&Groups::new(), &settings.upstreams, &peers, |_| ability);
         let input = Input {
             settings: &settings,
             peers: &peers,

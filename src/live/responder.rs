@@ -19,17 +19,35 @@ use super::message::{Kind, LONGEST_OVER_TCP, LONGEST_OVER_UDP, Question, Subject
 use super::zone::{Served, Set, Zone, label_of};
 use pace::Pace;
 
-/// Longest time that a question is held where there is an answer. nginx would give up after a day.
+/// Longest time that a question is held. nginx would give up after a day (`resolver_timeout`), and ask no other for a day.
 pub const HOLD: Duration = Duration::from_secs(12 * 3600);
 
-/// Longest time that a request waits for servers. nginx gives up after five seconds.
-const GATE_HOLD: Duration = Duration::from_secs(4);
+/// So much longer at each further name of an upstream: nginx does not listen for eleven seconds where it is told that there is
+/// nobody, and is not to be deaf at all names at once.
+const STAGGER: Duration = Duration::from_secs(30);
+
+/// At the names from here on no longer: there are less than a hundred, and the day must not be over.
+const LAST_STAGGERED: u32 = 1000;
+
+/// Longest time that a request waits for servers, once and then again: longer in all than it takes nginx to repeat a question
+/// that got lost. nginx gives up after four seconds.
+const GATE_HOLD: Duration = Duration::from_millis(3500);
 
 /// Whoever has been silent for so long is forgotten. nginx is not for so long.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// Most pollers that are known at a time.
+/// nginx asks anew a second after it was told of servers, eleven seconds after it was told that there are none, and repeats a
+/// question every five. Whoever has been silent for longer does not count where somebody else goes on.
+const LAPSE: Duration = Duration::from_secs(3);
+const LAPSE_OF_FREED: Duration = Duration::from_secs(13);
+const LAPSE_OF_ASKED: Duration = Duration::from_secs(11);
+
+/// How often it is looked who counts, where several ask for the same name.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Most pollers that are known at a time, or so many for each name, where that is more.
 const MOST_POLLERS: usize = 4096;
+const MOST_FOR_A_NAME: usize = 8;
 
 /// Most of them that ask for names that are not there, or not yet.
 const MOST_EARLY: usize = 256;
@@ -48,6 +66,9 @@ const USE: Duration = Duration::from_millis(10);
 
 /// The same where it may still ask for the addresses of newcomers. It does not for those that it knew a while ago.
 const USE_OF_NEWCOMERS: Duration = Duration::from_millis(20);
+
+/// The same where answers for addresses wait until it has read those before.
+const USE_OF_MANY: Duration = Duration::from_secs(1);
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,6 +119,8 @@ type Key = (SocketAddr, String);
 /// What is known of one.
 #[derive(Debug)]
 struct Poller {
+    /// Its place in the order in which they came.
+    came: u64,
     /// When it last asked.
     asked: Instant,
     /// What it has, as far as is known.
@@ -118,7 +141,8 @@ enum State {
     Told {
         /// Of the question that was answered.
         id: u16,
-        /// When it was last told something: the servers, or an address of one.
+        /// When it was last told something: the servers, or an address. It also asks for those of some servers that it has known
+        /// for long (`ngx_resolver_expire`), and uses nothing before it has all.
         last: Instant,
         /// How many newcomers it has not asked for.
         newcomers: usize,
@@ -142,9 +166,15 @@ struct Gate {
 pub struct Responder {
     zone: Arc<Zone>,
     pollers: BTreeMap<Key, Poller>,
-    /// Where the last poller of each name asks from: what nginx does is what that does. Others are of workers that
-    /// have ended, or are about to.
+    /// How many have come.
+    came: u64,
+    /// How many of those that are known ask for names that are not there.
+    early: usize,
+    /// Where the last poller of each name asks from that goes on asking: what nginx does is what that does. Others are of
+    /// workers that have ended, or are about to, or somebody who asks once.
     newest: BTreeMap<String, SocketAddr>,
+    /// When it was last looked who that is.
+    looked: Option<Instant>,
     gates: Vec<Gate>,
     pace: Pace,
     /// The poller that has been told of many newcomers, and until when others wait for it.
@@ -155,8 +185,18 @@ pub struct Responder {
 impl Responder {
     /// One that knows nobody yet.
     pub fn new(zone: Arc<Zone>) -> Self {
-        let (pollers, gates, actions) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { zone, pollers, newest: BTreeMap::new(), gates, pace: Pace::default(), burst: None, actions }
+        Self {
+            zone,
+            pollers: BTreeMap::new(),
+            came: 0,
+            early: 0,
+            newest: BTreeMap::new(),
+            looked: None,
+            gates: Vec::new(),
+            pace: Pace::default(),
+            burst: None,
+            actions: Vec::new(),
+        }
     }
 
     /// A message has come.
@@ -171,6 +211,7 @@ impl Responder {
     /// The servers are others.
     pub fn on_zone(&mut self, zone: Arc<Zone>, now: Instant) -> Vec<Action> {
         self.zone = zone;
+        self.early = self.pollers.keys().filter(|key| self.zone.get(&key.1).is_none()).count();
         self.tell_all(now);
         std::mem::take(&mut self.actions)
     }
@@ -179,26 +220,54 @@ impl Responder {
     pub fn deadline(&self) -> Option<Instant> {
         let burst = self.burst.as_ref().map(|(_, until)| *until);
         let pollers = self.pollers.iter().filter_map(|(key, poller)| match &poller.state {
-            State::Held { since, .. } => self.set(&key.1).map(|_| (*since + HOLD).max(burst.unwrap_or(*since))),
-            State::Told { taken: false, .. } => poller.in_use_from(),
+            State::Held { since, .. } => Some(held_until(&key.1, *since).max(burst.unwrap_or(*since))),
+            State::Told { taken: false, .. } => poller.in_use_from(&self.pace, key.0),
             _ => None,
         });
         let gates = self.gates.iter().map(|gate| gate.since + GATE_HOLD);
-        pollers.chain(gates).chain(burst).min()
+        let look = self.looked.filter(|_| self.pollers.len() > self.newest.len()).map(|looked| looked + LOOK);
+        pollers.chain(gates).chain(burst).chain(look).min()
     }
 
     /// Time has passed.
     pub fn on_deadline(&mut self, now: Instant) -> Vec<Action> {
-        self.pollers.retain(|_, poller| now.saturating_duration_since(poller.asked) < FORGOTTEN);
-        self.newest.retain(|part, source| self.pollers.contains_key(&(*source, part.clone())));
+        if self.looked.is_none_or(|looked| looked + LOOK <= now) {
+            self.look(now);
+        }
         self.end_burst(now);
-        let used = self.pollers.iter_mut().filter(|(_, poller)| poller.in_use_from().is_some_and(|at| at <= now));
-        for (key, poller) in used {
+        let pace = &self.pace;
+        let is_used = |key: &Key, poller: &Poller| poller.in_use_from(pace, key.0).is_some_and(|at| at <= now);
+        for (key, poller) in self.pollers.iter_mut().filter(|(key, poller)| is_used(key, poller)) {
             poller.use_it(key, &self.newest, &mut self.actions);
         }
         self.tell_all(now);
         self.open_gates(now);
         std::mem::take(&mut self.actions)
+    }
+
+    /// Sees who is gone, and who counts instead.
+    fn look(&mut self, now: Instant) {
+        self.looked = Some(now);
+        let (zone, newest) = (&self.zone, &self.newest);
+        // nginx repeats no question while its clock is behind: whoever may be the one that counts is waited for.
+        let is_waited_for = |key: &Key, poller: &Poller| {
+            matches!(poller.state, State::Held { .. }) && is_newest(key, newest) && zone.get(&key.1).is_some()
+        };
+        self.pollers.retain(|key, poller| poller.silent(now) < FORGOTTEN || is_waited_for(key, poller));
+        self.early = self.pollers.keys().filter(|key| zone.get(&key.1).is_none()).count();
+        let mut next: BTreeMap<&str, (u64, SocketAddr)> = BTreeMap::new();
+        for ((source, part), poller) in self.pollers.iter().filter(|(_, poller)| !poller.has_lapsed(now)) {
+            let best = next.entry(part).or_insert((poller.came, *source));
+            *best = (*best).max((poller.came, *source));
+        }
+        let next = next.into_iter().filter(|(part, (_, source))| self.newest.get(*part) != Some(source));
+        let next: Vec<Key> = next.map(|(part, (_, source))| (source, part.to_owned())).collect();
+        self.newest.retain(|part, source| self.pollers.contains_key(&(*source, part.clone())));
+        for key in next {
+            self.newest.insert(key.1.clone(), key.0);
+            let news = self.pollers.get(&key).and_then(|poller| poller.news(&key.1));
+            self.actions.extend(news.map(Action::Report));
+        }
     }
 
     /// How many pollers and requests are remembered.
@@ -221,15 +290,14 @@ impl Responder {
             (Some(Subject::Gate(label, _)), ..) if self.zone.has(&label) => question.empty(),
             (Some(Subject::Gate(..)), ..) => question.no_such_name(),
             (Some(Subject::Address(address)), kind, Asker::Udp(to)) => {
-                if kind == Kind::A {
-                    self.asked_for_an_address(to, now);
-                }
+                self.is_taking_in(to, kind == Kind::A, now);
                 let answer = self.pace.take(to, question, address.ip(), now);
                 answer.into_iter().for_each(|bytes| self.actions.push(Action::Answer(from, bytes)));
                 return;
             }
             (Some(Subject::Address(address)), ..) => {
                 let more = self.pace.asked_over_tcp(&question);
+                more.first().map(|(to, _)| *to).into_iter().for_each(|to| self.is_taking_in(to, false, now));
                 self.actions.extend(more.into_iter().map(|(to, bytes)| Action::Answer(Asker::Udp(to), bytes)));
                 self.end_burst(now);
                 question.address(address.ip())
@@ -240,53 +308,80 @@ impl Responder {
         self.actions.push(Action::Answer(from, answer));
     }
 
-    /// The servers at a name, if there are any.
-    fn set(&self, part: &str) -> Option<&Arc<Set>> {
-        self.zone.get(part).filter(|set| !set.servers.is_empty())
+    /// Whether one more poller is let in.
+    fn admit(&mut self, key: &Key) -> bool {
+        if self.zone.get(&key.1).is_none() && self.early >= MOST_EARLY {
+            return false;
+        }
+        if self.pollers.len() >= MOST_POLLERS.max(MOST_FOR_A_NAME * self.zone.len()) {
+            let oldest = self.pollers.iter().min_by_key(|(_, poller)| poller.asked).map(|(key, _)| key.clone());
+            oldest.into_iter().for_each(|key| self.forget(&key));
+        }
+        true
+    }
+
+    fn forget(&mut self, key: &Key) {
+        self.pollers.remove(key);
+        self.early -= usize::from(self.zone.get(&key.1).is_none());
+        if self.newest.get(&key.1) == Some(&key.0) {
+            self.newest.remove(&key.1);
+        }
     }
 
     /// Takes in the question for the servers at a name.
     fn ask(&mut self, key: Key, question: Question, now: Instant) {
-        let is_new = !self.pollers.contains_key(&key);
-        if is_new && self.zone.get(&key.1).is_none() {
-            let early = self.pollers.keys().filter(|key| self.zone.get(&key.1).is_none()).count();
-            if early >= MOST_EARLY || !is_part(&key.1) {
-                let refused = Action::Refuse(Asker::Udp(key.0), question.refused());
-                return self.actions.push(refused);
-            }
-        }
-        if is_new && self.pollers.len() >= MOST_POLLERS {
-            let oldest = self.pollers.iter().min_by_key(|(_, poller)| poller.asked).map(|(key, _)| key.clone());
-            oldest.and_then(|key| self.pollers.remove(&key));
-        }
         let (mut since, mut told, mut heard, mut has_news) = (now, None, false, false);
-        if let Some(mut poller) = self.pollers.remove(&key) {
-            match &poller.state {
-                State::Held { question: held, since: before } if held.id == question.id => since = *before,
-                // The answer has been lost.
-                State::Told { id, .. } if *id == question.id => poller.told = None,
-                State::Told { .. } => {
-                    poller.use_it(&key, &self.newest, &mut self.actions);
-                    let told = poller.told.as_ref().filter(|_| is_newest(&key, &self.newest));
-                    if let Some(version) = told.map(|set| set.version) {
-                        self.actions.push(Action::Report(News::Heard { name: key.1.clone(), version }));
-                    }
+        let came = match self.pollers.remove(&key) {
+            None => {
+                if self.zone.get(&key.1).is_none() && !is_part(&key.1) {
+                    return self.actions.push(Action::Refuse(Asker::Udp(key.0), question.refused()));
                 }
-                _ => {}
+                if !self.admit(&key) {
+                    // Refused, nginx would not ask again for a day.
+                    return self.actions.push(Action::Ignore);
+                }
+                self.early += usize::from(self.zone.get(&key.1).is_none());
+                self.newest.insert(key.1.clone(), key.0);
+                self.looked.get_or_insert(now);
+                self.came += 1;
+                self.came
             }
-            let hears = poller.told.is_some() && matches!(poller.state, State::Told { .. });
-            (heard, has_news) = (poller.heard || hears, hears);
-            told = poller.told;
-        }
-        if is_new {
-            self.newest.insert(key.1.clone(), key.0);
-        }
+            Some(mut poller) => {
+                self.count_again(&key, &poller, now);
+                match &poller.state {
+                    State::Held { question: held, since: before } if held.id == question.id => since = *before,
+                    // The answer has been lost.
+                    State::Told { id, .. } if *id == question.id => poller.told = None,
+                    State::Told { .. } => {
+                        poller.use_it(&key, &self.newest, &mut self.actions);
+                        let told = poller.told.as_ref().filter(|_| is_newest(&key, &self.newest));
+                        if let Some(version) = told.map(|set| set.version) {
+                            self.actions.push(Action::Report(News::Heard { name: key.1.clone(), version }));
+                        }
+                    }
+                    _ => {}
+                }
+                let hears = poller.told.is_some() && matches!(poller.state, State::Told { .. });
+                (heard, has_news) = (poller.heard || hears, hears);
+                told = poller.told;
+                poller.came
+            }
+        };
         let state = State::Held { question, since };
-        self.pollers.insert(key.clone(), Poller { asked: now, told, heard, state });
+        self.pollers.insert(key.clone(), Poller { came, asked: now, told, heard, state });
         if has_news {
             self.open_gates(now);
         }
         self.tell(&key, now);
+    }
+
+    /// One asks again that may have been taken for gone.
+    fn count_again(&mut self, key: &Key, poller: &Poller, now: Instant) {
+        let counts = self.newest.get(&key.1).and_then(|source| self.pollers.get(&(*source, key.1.clone())));
+        let is_newest = self.newest.get(&key.1) == Some(&key.0);
+        if !is_newest && counts.is_none_or(|counts| counts.came < poller.came || counts.has_lapsed(now)) {
+            self.newest.insert(key.1.clone(), key.0);
+        }
     }
 
     fn tell_all(&mut self, now: Instant) {
@@ -297,29 +392,34 @@ impl Responder {
 
     /// Answers what a poller has asked, if it is time to.
     fn tell(&mut self, key: &Key, now: Instant) {
-        let Some(set) = self.zone.get(&key.1).cloned() else { return };
+        let set = self.zone.get(&key.1).cloned();
         let Some(poller) = self.pollers.get_mut(key) else { return };
-        let State::Held { question, since } = &poller.state else { return };
-        if set.servers.is_empty()
-            && let Some(told) = poller.told.as_mut().filter(|told| told.servers.is_empty())
-        {
-            // Who came and went while it did not listen need not be told.
-            if told.version != set.version {
-                let (name, version) = (key.1.clone(), set.version);
-                *told = set;
-                self.actions.push(Action::Report(News::Heard { name, version }));
+        let State::Held { question, since } = &mut poller.state else { return };
+        let over = now >= held_until(&key.1, *since);
+        let Some(set) = set else {
+            // Nothing can be said of a name that is not there, or not yet.
+            if over {
+                *since = now;
             }
             return;
+        };
+        let told_of_nobody = poller.told.as_mut().filter(|told| told.servers.is_empty() && set.servers.is_empty());
+        if let Some(told) = told_of_nobody.filter(|told| told.version != set.version) {
+            // Who came and went while it did not listen need not be told.
+            let (name, version) = (key.1.clone(), set.version);
+            *told = Arc::clone(&set);
+            self.actions.push(Action::Report(News::Heard { name, version }));
         }
         let news = match &poller.told {
             Some(told) => told.version != set.version,
             // Nobody knows what it has at a name that was not always free.
             None => !set.servers.is_empty() || set.freed,
         };
-        let over = now.saturating_duration_since(*since) >= HOLD && !set.servers.is_empty();
-        let newcomers = poller.newcomers(&set);
-        let others_first = self.burst.is_some() && newcomers > BURST;
-        if !(news || over) || others_first {
+        if !(news || over) {
+            return;
+        }
+        let newcomers = newcomers(poller.told.as_deref(), &set);
+        if self.burst.is_some() && newcomers > BURST {
             return;
         }
         let to = Asker::Udp(key.0);
@@ -343,17 +443,18 @@ impl Responder {
             key.1 == part && matches!(poller.state, State::Truncated { id } if id == question.id)
         };
         let answer = self.zone.get(part).cloned().and_then(|set| match set.servers[..] {
-            // They are gone since the truncated answer. A refusal would silence nginx for a day.
+            // They are gone since the truncated answer.
             [] if set.freed => Some((question.no_such_name(), set)),
             [] => None,
             _ => Some((question.servers(&set.servers, LONGEST_OVER_TCP)?, set)),
         });
-        let Some((bytes, set)) = answer else { return self.actions.push(Action::Refuse(from, question.refused())) };
+        // Whatever else it would be told, nginx would not ask again for a day.
+        let Some((bytes, set)) = answer else { return self.actions.push(Action::Ignore) };
         self.actions.push(Action::Tell(from, bytes));
         let Some((key, poller)) = self.pollers.iter_mut().find(asks) else { return };
-        let newcomers = poller.newcomers(&set);
+        let newcomers = newcomers(poller.told.as_deref(), &set);
         let state = State::told(question.id, newcomers, now);
-        *poller = Poller { asked: now, told: Some(set), heard: poller.heard, state };
+        *poller = Poller { asked: now, told: Some(set), state, ..*poller };
         let key = key.clone();
         self.begin_burst(&key, newcomers, now);
     }
@@ -374,14 +475,17 @@ impl Responder {
         }
     }
 
-    /// One of the newcomers has been asked for.
-    fn asked_for_an_address(&mut self, source: SocketAddr, now: Instant) {
+    /// An address has been asked for from here, `is_newcomer` if it may be that of a newcomer: nginx has yet to use what it was
+    /// told.
+    fn is_taking_in(&mut self, source: SocketAddr, mut is_newcomer: bool, now: Instant) {
         let all = self.pollers.range_mut((source, String::new())..);
-        let mut here = all.take_while(|((from, _), _)| *from == source);
-        let Some((_, poller)) = here.find(|(_, poller)| poller.asks_for_newcomers()) else { return };
-        if let State::Told { newcomers, last, .. } = &mut poller.state {
-            *newcomers -= 1;
+        for (_, poller) in all.take_while(|((from, _), _)| *from == source) {
+            let State::Told { newcomers, last, taken: false, .. } = &mut poller.state else { continue };
             *last = now;
+            if is_newcomer && *newcomers > 0 {
+                *newcomers -= 1;
+                is_newcomer = false;
+            }
         }
         self.end_burst(now);
     }
@@ -437,6 +541,19 @@ fn is_newest((source, part): &Key, newest: &BTreeMap<String, SocketAddr>) -> boo
     newest.get(part).is_none_or(|last| last == source)
 }
 
+/// Until when a question is held at most.
+fn held_until(part: &str, since: Instant) -> Instant {
+    let at = part.split_once('.').and_then(|(at, _)| at.parse::<u32>().ok()).unwrap_or_default();
+    since + HOLD + STAGGER * at.min(LAST_STAGGERED)
+}
+
+/// How many servers of this set whoever was told that one does not know.
+fn newcomers(told: Option<&Set>, set: &Set) -> usize {
+    let Some(told) = told else { return set.servers.len() };
+    let knows = |served: &&Served| told.servers.binary_search_by_key(&served.address, |known| known.address).is_ok();
+    set.servers.len() - set.servers.iter().filter(knows).count()
+}
+
 /// Whether an upstream may come to have such a part.
 fn is_part(part: &str) -> bool {
     part.split_once('.')
@@ -450,23 +567,43 @@ impl State {
 }
 
 impl Poller {
-    /// How many of these servers it does not know.
-    fn newcomers(&self, set: &Set) -> usize {
-        let Some(told) = &self.told else { return set.servers.len() };
-        let knows =
-            |served: &&Served| told.servers.binary_search_by_key(&served.address, |known| known.address).is_ok();
-        set.servers.len() - set.servers.iter().filter(knows).count()
-    }
-
     fn asks_for_newcomers(&self) -> bool {
         matches!(self.state, State::Told { newcomers: 1.., .. })
     }
 
-    /// From when on nginx uses what it was told last, unless that is known already.
-    fn in_use_from(&self) -> Option<Instant> {
+    /// From when on nginx uses what it was told last, unless that is known already. It asks `from` here.
+    fn in_use_from(&self, pace: &Pace, from: SocketAddr) -> Option<Instant> {
+        let State::Told { last, newcomers, taken: false, .. } = self.state else { return None };
+        let lasts = match newcomers {
+            _ if !pace.is_empty(from) => USE_OF_MANY,
+            0 => USE,
+            _ => USE_OF_NEWCOMERS,
+        };
+        Some(last + lasts)
+    }
+
+    /// How long it has been its turn.
+    fn silent(&self, now: Instant) -> Duration {
+        let since = if let State::Told { last, .. } = self.state { last } else { self.asked };
+        now.saturating_duration_since(since)
+    }
+
+    /// Whether it has been silent for longer than nginx is.
+    fn has_lapsed(&self, now: Instant) -> bool {
+        let longest = match (&self.state, &self.told) {
+            (State::Told { .. }, Some(told)) if told.servers.is_empty() => LAPSE_OF_FREED,
+            (State::Told { .. }, _) => LAPSE,
+            _ => LAPSE_OF_ASKED,
+        };
+        self.silent(now) >= longest
+    }
+
+    /// What it shows to have become of what it was told.
+    fn news(&self, part: &str) -> Option<News> {
+        let (name, version) = (part.to_owned(), self.told.as_ref()?.version);
         match self.state {
-            State::Told { last, newcomers: 0, taken: false, .. } => Some(last + USE),
-            State::Told { last, taken: false, .. } => Some(last + USE_OF_NEWCOMERS),
+            State::Held { .. } => Some(News::Heard { name, version }),
+            State::Told { taken: true, .. } => Some(News::Taken { name, version }),
             _ => None,
         }
     }
@@ -731,6 +868,106 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_once_is_not_taken_for_nginx() {
+        let mut bench = Bench::new(1, servers(3));
+        bench.asks(0, 1, NAME);
+        bench.asks(1_000, 2, NAME);
+        bench.news.clear();
+        assert_eq!(bench.ask(2_000, udp(WORKER + 1), 7, NAME, SRV), told(&servers(3)), "whoever asks is answered");
+        bench.wait(2_100);
+        assert_eq!(bench.zone(2_200, zone(2, servers(2))), told(&servers(2)));
+        bench.wait(2_300);
+        bench.asks(3_200, 3, NAME);
+        assert!(!bench.news.contains(&heard(2)), "it may have been a new worker: {:?}", bench.news);
+        bench.news.clear();
+        assert_eq!(bench.deadline(), Some(3_100));
+        bench.wait(3_100);
+        bench.wait(4_100);
+        assert_eq!(bench.news, []);
+        bench.wait(5_100);
+        assert_eq!(bench.news, [heard(2)], "it was none");
+        bench.news.clear();
+        assert_eq!(bench.zone(6_000, zone(3, servers(1))), told(&servers(1)));
+        bench.wait(6_100);
+        bench.asks(7_000, 4, NAME);
+        assert_eq!(bench.news, [taken(3), heard(3)]);
+        bench.wait(70_000);
+        assert_eq!(bench.responder.remembered(), 1, "it is forgotten");
+    }
+
+    #[test]
+    fn a_worker_that_was_silent_for_a_while_counts_again() {
+        let mut bench = Bench::new(1, servers(3));
+        bench.asks(0, 1, NAME);
+        bench.asks(1_000, 2, NAME);
+        let new = udp(WORKER + 1);
+        bench.ask(2_000, new, 7, NAME, SRV);
+        bench.wait(6_000);
+        bench.news.clear();
+        assert_eq!(bench.ask(8_000, new, 8, NAME, SRV), []);
+        assert_eq!(bench.news, [heard(1)]);
+        assert_eq!(bench.zone(9_000, zone(2, servers(2))), [told(&servers(2)), told(&servers(2))].concat());
+        bench.wait(9_100);
+        assert_eq!(bench.news, [heard(1), taken(2)], "said once");
+    }
+
+    #[test]
+    fn nginx_is_waited_for_while_its_clock_is_behind() {
+        let mut bench = Bench::new(1, servers(3));
+        bench.asks(0, 1, NAME);
+        bench.asks(1_000, 2, NAME);
+        bench.wait(3_600_000);
+        assert_eq!(bench.zone(3_600_001, zone(2, servers(2))), told(&servers(2)));
+    }
+
+    #[test]
+    fn a_free_name_is_not_left_without_an_answer_for_a_day() {
+        let names = |names: &[usize]| names.iter().map(|at| format!("_http._tcp.{at}.web.nginit")).collect::<Vec<_>>();
+        let set = |version, servers| Set { version, servers, freed: false };
+        let sets = (0..2).map(|at| (format!("{at}.web"), set(1 + at, Vec::new())));
+        let mut bench = Bench::new(1, Vec::new());
+        bench.responder = Responder::new(Arc::new(Zone::of(sets)));
+        let hold = u64::try_from(HOLD.as_millis()).unwrap();
+        for (id, name) in (1..).zip(names(&[0, 1])) {
+            assert_eq!(bench.asks(0, id, &name), []);
+        }
+        assert_eq!(bench.deadline(), Some(hold.into()));
+        assert_eq!(bench.wait(hold), [Said::NoSuchName]);
+        bench.wait(hold + 10);
+        assert_eq!(bench.news, [taken(1)], "it does not listen there");
+        assert_eq!(bench.wait(hold + 29_999), [], "it still does at the other one");
+        assert_eq!(bench.asks(hold + 11_000, 3, NAME), []);
+        assert_eq!(bench.news.last(), Some(&heard(1)));
+        assert_eq!(bench.wait(hold + 30_000), [Said::NoSuchName]);
+    }
+
+    #[test]
+    fn nothing_is_used_while_addresses_are_asked_for() {
+        let mut bench = Bench::new(1, servers(3));
+        bench.asks(0, 1, NAME);
+        bench.asks(1_000, 2, NAME);
+        bench.news.clear();
+        assert_eq!(bench.zone(2_000, zone(2, servers(2))), told(&servers(2)));
+        for (id, kind) in [(3, A), (4, AAAA)] {
+            bench.ask(2_008, udp(WORKER), id, "10.0.0.1:80", kind);
+        }
+        bench.wait(2_015);
+        assert_eq!((&bench.news[..], bench.deadline()), (&[][..], Some(2_018)), "also for one that it once knew");
+        bench.wait(2_018);
+        assert_eq!(bench.news, [taken(2)]);
+        assert_eq!(bench.asks(3_000, 5, NAME), []);
+        assert_eq!(bench.zone(4_000, zone(3, servers(1))), told(&servers(1)));
+        for id in 0..150 {
+            bench.ask(4_005, udp(WORKER), 100 + id, "10.0.0.0:80", A);
+        }
+        bench.wait(4_100);
+        assert_eq!(bench.news.last(), Some(&heard(2)), "answers wait until it has read those before");
+        bench.ask(4_200, Asker::Tcp(1), 199, "10.0.0.0:80", A);
+        bench.wait(4_210);
+        assert_eq!(bench.news.last(), Some(&taken(3)));
+    }
+
+    #[test]
     fn a_name_is_emptied_where_it_lost_its_servers_and_there_alone() {
         let mut bench = Bench::new(1, Vec::new());
         assert_eq!(bench.asks(0, 1, NAME), [], "nothing is told of a name that is free");
@@ -801,7 +1038,7 @@ mod tests {
         assert_eq!(bench.ask(0, udp(6000), 1, gate, AAAA), [Said::Empty]);
         assert_eq!(bench.ask(0, udp(6000), 2, gate, A), []);
         assert_eq!(bench.ask(0, udp(6000), 2, gate, A), [], "asked again");
-        assert_eq!(bench.deadline(), Some(4_000));
+        assert_eq!(bench.deadline(), Some(3_500));
         bench.asks(10, 1, NAME);
         for i in 0..2 {
             bench.ask(20, udp(WORKER), 3 + i, &format!("10.0.0.{i}:80"), A);
@@ -815,7 +1052,7 @@ mod tests {
 
         let mut bench = Bench::new(1, servers(2));
         bench.ask(0, udp(6000), 1, gate, A);
-        assert_eq!(bench.wait(4_000), [Said::NoSuchName], "nobody waits longer");
+        assert_eq!(bench.wait(3_500), [Said::NoSuchName], "nobody waits longer");
     }
 
     #[test]
@@ -850,6 +1087,21 @@ mod tests {
         }
         assert_eq!(bench.responder.on_question(b"hello", udp(1), bench.start), [Action::Ignore]);
         assert_eq!(bench.responder.remembered(), 0);
+    }
+
+    #[test]
+    fn nginx_is_never_silenced_by_a_refusal() {
+        let mut bench = Bench::new(1, servers(2));
+        for at in 0..2 * u16::try_from(MOST_EARLY).unwrap() {
+            let name = format!("_http._tcp.{at}.later.nginit");
+            assert_eq!(bench.ask(0, udp(WORKER), at, &name, SRV), [], "held or dropped: asked again");
+        }
+        assert_eq!(bench.responder.remembered(), MOST_EARLY);
+        assert_eq!(bench.ask(0, Asker::Tcp(1), 1, "_http._tcp.0.later.nginit", SRV), []);
+        let later = |at: usize| (format!("{at}.later"), Set { version: 1, servers: servers(1), freed: false });
+        assert_eq!(bench.zone(1, Arc::new(Zone::of((0..1).map(later)))), told(&servers(1)));
+        assert_eq!(bench.asks(2, 999, "_http._tcp.999.later.nginit"), [], "there is room for one more");
+        assert_eq!(bench.responder.remembered(), MOST_EARLY + 1);
     }
 
     #[test]

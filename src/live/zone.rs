@@ -83,6 +83,11 @@ impl Zone {
         self.sets.iter().map(|(name, set)| (name.as_str(), set))
     }
 
+    /// How many names there are.
+    pub fn len(&self) -> usize {
+        self.sets.len()
+    }
+
     /// Whether there is nothing to tell.
     pub fn is_empty(&self) -> bool {
         self.sets.is_empty()
@@ -153,6 +158,15 @@ impl Zone {
         }
         let is_ours = |(_, set): &(String, Set)| set.servers.is_sorted() && set.servers.len() <= MOST_AT_A_NAME;
         (sets.is_sorted_by(|(a, _), (b, _)| a < b) && sets.iter().all(is_ours)).then(|| Self::of(sets))
+    }
+
+    /// The same with versions that `before` has not given out.
+    #[must_use]
+    pub fn after(self, before: &Self) -> Self {
+        let later =
+            |set: &Set| Set { version: before.version + set.version, servers: set.servers.clone(), freed: set.freed };
+        let sets = self.sets.iter().map(|(name, set)| (name.clone(), Arc::new(later(set))));
+        Self { version: before.version + self.version, sets: sets.into_map() }
     }
 
     /// A zone of these, each with its version.

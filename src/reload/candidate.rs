@@ -61,8 +61,8 @@ pub struct Runs {
     pub version: Version,
     /// Where nginit tells it of servers, if it can.
     pub resolver: Option<SocketAddr>,
-    /// Why it is not told for now.
-    pub fault: Option<Why>,
+    /// The upstreams of which it is not told for now, since it has not asked.
+    pub unasked: BTreeSet<Name>,
     /// Where it tells of clients, if it can.
     pub clients: Option<PathBuf>,
     /// It has one worker process and no more, for sure.
@@ -79,9 +79,10 @@ pub struct Before<'a> {
 }
 
 impl Runs {
-    /// What can be followed without a reload.
-    pub fn ability(&self, settings: &Settings, ipv6: Ipv6) -> Ability {
-        let fault = self.fault.or(self.resolver.is_none().then_some(Why::Deaf));
+    /// What can be followed of an upstream without a reload.
+    pub fn ability(&self, settings: &Settings, ipv6: Ipv6, name: &Name) -> Ability {
+        let unasked = self.unasked.contains(name).then_some(Why::Unasked);
+        let fault = self.resolver.map_or(Some(Why::Deaf), |_| unasked);
         Ability { mode: settings.live, nginx: self.version, ipv6: ipv6 != Ipv6::None, fault }
     }
 }
@@ -230,8 +231,8 @@ pub fn render(
     let (peers, said) = members.peers(&upstreams, &resolved);
     notes.extend(said);
     let (peers, slots) = slots::place_all(before.slots, &upstreams, peers);
-    let ability = nginx.ability(settings, ipv6);
-    let (mut groups, mut whys) = live::arrange_all(before.groups, &upstreams, &peers, ability);
+    let (mut groups, mut whys) =
+        live::arrange_all(before.groups, &upstreams, &peers, |name| nginx.ability(settings, ipv6, name));
     let input = render::Input {
         settings,
         peers: &peers,

@@ -1,21 +1,24 @@
 //! What nginx has been told of its servers without a reload, and whether it has taken that in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::live::responder::News;
-use crate::live::zone::{Zone, label_of, part};
+use crate::live::zone::{Zone, label, label_of, part};
 use crate::live::{Groups, Why};
 use crate::peers::Peers;
 use crate::upstream::Name;
 
-/// Longest wait for nginx to take in what it has never been told before: it asks within milliseconds.
-const FIRST_PATIENCE: Duration = Duration::from_secs(4);
+/// Longest wait for nginx to take in what it has never been told before: it asks within milliseconds, and again after five
+/// to six seconds if that got lost.
+const FIRST_PATIENCE: Duration = Duration::from_secs(7);
 
-/// The same later: a question that got lost is asked again after five seconds, and one for a name that has just become
-/// free after eleven.
+/// The same later: one for a name that has just become free is asked after eleven seconds.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Whoever looks so much later whether nginx is late has been stopped itself, and has yet to hear of it.
+const STANDSTILL: Duration = Duration::from_secs(1);
 
 /// The live upstreams whose servers nginx follows.
 #[derive(Debug, Default)]
@@ -23,6 +26,9 @@ pub struct Following {
     groups: Groups,
     /// Why the others are not among them.
     whys: BTreeMap<Name, Why>,
+    /// Those that nginx is about to follow, or to follow in another shape, and their servers.
+    coming: Groups,
+    arrivals: Peers,
     zone: Arc<Zone>,
     /// It is to be handed on.
     is_new: bool,
@@ -69,6 +75,13 @@ impl Following {
             }
         }
         self.whys = whys;
+        self.dismiss();
+    }
+
+    /// nginx reads nothing else after all.
+    pub fn dismiss(&mut self) {
+        self.coming.clear();
+        self.arrivals.clear();
     }
 
     /// Servers come and go within what nginx reads.
@@ -78,13 +91,22 @@ impl Following {
 
     /// Tells nginx of these servers.
     pub fn tell(&mut self, peers: &Peers, now: Instant) {
-        let zone = self.zone.next(&self.groups, peers);
+        let zone = if self.coming.is_empty() {
+            self.zone.next(&self.groups, peers)
+        } else {
+            let (mut groups, mut peers) = (self.groups.clone(), peers.clone());
+            groups.extend(self.coming.clone());
+            peers.extend(self.arrivals.clone());
+            self.zone.next(&groups, &peers)
+        };
         self.replace(zone, now);
     }
 
-    /// nginx is to be told what it was told before.
+    /// nginx is to be told what it was told before, and reads what was live then.
     pub fn recall(&mut self, zone: Zone, now: Instant) {
-        self.replace(zone, now);
+        *self = Self { zone: Arc::clone(&self.zone), ..Self::default() };
+        // Who asks is another nginx, and may do so from where one asked before.
+        self.replace(zone.after(&self.zone), now);
     }
 
     /// What nginx is told.
@@ -95,15 +117,14 @@ impl Following {
     /// nginx is about to read a configuration with these, and asks as soon as it has. What stays as it is counts as it
     /// is by now; what is left is told to workers of before.
     pub fn prepare(&mut self, groups: &Groups, peers: &Peers, live: &Peers, now: Instant) {
-        let (mut all, mut servers) = (self.groups.clone(), live.clone());
+        self.dismiss();
         for (name, group) in groups {
             if self.groups.get(name).is_none_or(|before| !before.has_shape_of(group)) {
-                all.insert(name.clone(), group.clone());
-                servers.insert(name.clone(), peers.get(name).cloned().unwrap_or_default());
+                self.coming.insert(name.clone(), group.clone());
+                self.arrivals.insert(name.clone(), peers.get(name).cloned().unwrap_or_default());
             }
         }
-        let zone = self.zone.next(&all, &servers);
-        self.replace(zone, now);
+        self.tell(live, now);
     }
 
     fn replace(&mut self, zone: Zone, now: Instant) {
@@ -175,15 +196,19 @@ impl Following {
         self.names.values().filter_map(Told::deadline).min()
     }
 
-    /// A name that nginx has not taken in for too long. It is not waited for any more.
-    pub fn late(&mut self, now: Instant) -> Option<String> {
-        if self.deadline().is_none_or(|deadline| deadline > now) {
-            return None;
+    /// The upstreams that nginx has not taken in for too long. They are not waited for any more.
+    pub fn late(&mut self, now: Instant) -> Vec<Name> {
+        if self.deadline().is_some_and(|deadline| deadline + STANDSTILL < now) {
+            self.excuse(now);
         }
-        let untaken = self.names.iter().filter_map(|(name, told)| Some((told.untaken?.1, name)));
-        let name = untaken.min().map(|(_, name)| name.clone());
-        self.names.values_mut().for_each(|told| told.untaken = None);
-        name
+        let late = self.names.iter().filter(|(_, told)| told.deadline().is_some_and(|deadline| deadline <= now));
+        let labels: BTreeSet<&str> = late.filter_map(|(part, _)| label_of(part)).collect();
+        let groups = self.groups.keys().chain(self.coming.keys());
+        let names: Vec<Name> = groups.filter(|name| labels.contains(label(name).as_str())).cloned().collect();
+        for told in self.names.values_mut().filter(|told| told.deadline().is_some_and(|deadline| deadline <= now)) {
+            told.untaken = None;
+        }
+        names
     }
 }
 
@@ -191,6 +216,11 @@ impl Following {
 mod tests {
     use super::*;
     use crate::live::zone::{Served, Set};
+    use crate::live::{self, Ability};
+    use crate::nginx::facts::Version;
+    use crate::peers::{Peer, PeerAddress};
+    use crate::settings::LiveMode;
+    use crate::upstream::{Params, Upstream};
 
     fn zone(sets: &[(&str, u64)]) -> Zone {
         let served = |port: u64| Served {
@@ -213,7 +243,7 @@ mod tests {
     #[test]
     fn what_nginx_does_not_take_in_is_noticed() {
         let (start, secs) = (Instant::now(), Duration::from_secs);
-        let mut following = Following::default();
+        let mut following = following(&["A", "B"]);
         assert_eq!((following.take_zone(), following.deadline(), following.is_taken()), (None, None, true));
         following.replace(zone(&[("0.a", 1), ("0.b", 2)]), start);
         assert!(following.take_zone().is_some() && following.take_zone().is_none() && !following.is_taken());
@@ -226,9 +256,9 @@ mod tests {
         assert_eq!(following.deadline(), Some(start + secs(1) + PATIENCE), "more news is no excuse");
         following.on_news(&taken("0.a", 3), start + secs(3));
         assert_eq!(following.deadline(), Some(start + secs(3) + PATIENCE), "taking in what was before is one");
-        assert_eq!(following.late(start + secs(4)), None);
-        assert_eq!(following.late(start + secs(18)).as_deref(), Some("0.a"));
-        assert!(following.is_taken() && following.late(start + secs(99)).is_none(), "said once");
+        assert_eq!(following.late(start + secs(4)), []);
+        assert_eq!(following.late(start + secs(18)), [Name::new("A").unwrap()]);
+        assert!(following.is_taken() && following.late(start + secs(99)).is_empty(), "said once");
         following.replace(zone(&[("0.b", 5)]), start);
         following.replace(zone(&[]), start);
         assert!(following.is_taken(), "nobody is asked about what is gone");
@@ -240,7 +270,72 @@ mod tests {
         let mut following = Following::default();
         following.replace(zone(&[("0.a", 1)]), start);
         following.excuse(late);
-        assert_eq!((following.late(late), following.deadline()), (None, Some(late + FIRST_PATIENCE)));
+        assert_eq!((following.late(late), following.deadline()), (Vec::new(), Some(late + FIRST_PATIENCE)));
+    }
+
+    #[test]
+    fn nginx_is_not_late_where_nginit_was_stopped() {
+        let (start, secs) = (Instant::now(), Duration::from_secs);
+        let mut following = following(&["A"]);
+        following.replace(zone(&[("0.a", 1)]), start);
+        let again = start + secs(60);
+        assert_eq!((following.late(again), following.deadline()), (Vec::new(), Some(again + FIRST_PATIENCE)));
+        assert_eq!(following.late(again + FIRST_PATIENCE), [Name::new("A").unwrap()]);
+    }
+
+    #[test]
+    fn one_upstream_is_late_and_no_other() {
+        let (start, names) = (Instant::now(), ["A", "B"].map(|name| Name::new(name).unwrap()));
+        let mut following = following(&["A", "B"]);
+        following.replace(zone(&[("0.a", 1), ("0.b", 2)]), start);
+        following.on_news(&taken("0.a", 1), start);
+        assert_eq!(following.late(start + FIRST_PATIENCE), names[1..]);
+        assert!(following.is_taken());
+    }
+
+    /// Upstreams that are followed, each with a server.
+    fn groups(names: &[&str]) -> (Groups, Peers) {
+        let ability = Ability { mode: LiveMode::Auto, nginx: Version(1, 30, 0), ipv6: true, fault: None };
+        let (mut groups, mut peers) = (Groups::new(), Peers::new());
+        for name in names {
+            let served = vec![Peer::of(PeerAddress::Ip("10.0.0.1:80".parse().unwrap()), Params::default())];
+            let group = live::arrange(None, &Upstream::sample(), &served, ability, &|_| true).unwrap();
+            groups.insert(Name::new(name).unwrap(), group);
+            peers.insert(Name::new(name).unwrap(), served);
+        }
+        (groups, peers)
+    }
+
+    fn following(names: &[&str]) -> Following {
+        let mut following = Following::default();
+        following.adopt(groups(names).0, BTreeMap::new());
+        following
+    }
+
+    #[test]
+    fn what_comes_with_a_reload_is_told_until_it_is_there_or_refused() {
+        let now = Instant::now();
+        let ((one, peers_of_one), (both, peers_of_both)) = (groups(&["A"]), groups(&["A", "B"]));
+        let told = |following: &Following| ["0.a", "0.b"].map(|part| following.zone().get(part).is_some());
+        let mut following = following(&["A"]);
+        following.tell(&peers_of_one, now);
+        assert_eq!(told(&following), [true, false]);
+        following.prepare(&both, &peers_of_both, &peers_of_one, now);
+        assert_eq!(told(&following), [true, true]);
+        following.tell(&peers_of_one, now);
+        assert_eq!(told(&following), [true, true], "a change meanwhile");
+        following.dismiss();
+        following.tell(&peers_of_one, now);
+        assert_eq!(told(&following), [true, false], "refused");
+        following.prepare(&both, &peers_of_both, &peers_of_one, now);
+        following.adopt(both, BTreeMap::new());
+        following.tell(&peers_of_both, now);
+        assert_eq!(told(&following), [true, true]);
+        following.prepare(&one, &peers_of_one, &peers_of_both, now);
+        assert_eq!(told(&following), [true, true], "old workers ask");
+        following.adopt(one, BTreeMap::new());
+        following.tell(&peers_of_one, now);
+        assert_eq!(told(&following), [true, false]);
     }
 
     #[test]

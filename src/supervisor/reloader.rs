@@ -374,6 +374,7 @@ impl Reloader {
     /// # Errors
     /// What keeps it from starting.
     pub fn restart(&mut self, refused: &str) -> Result<Pid, String> {
+        self.servers.recall();
         start_last_good(&self.setup, refused).map_err(|failure| failure.reason)
     }
 
@@ -394,6 +395,7 @@ impl Reloader {
         self.first_look = thread::Builder::new().name("look".into()).spawn(work).ok();
         state::keep(self.setup.disk.private(), self.servers.slots());
         let _ = self.setup.disk.drop_staged();
+        self.servers.has_answered();
         self.read_clients();
     }
 
@@ -401,6 +403,7 @@ impl Reloader {
     pub fn silent(&mut self) {
         self.watch = None;
         self.setup.socket = None;
+        self.servers.has_answered();
         self.read_clients();
     }
 
@@ -441,6 +444,7 @@ impl Reloader {
                 let reason = reason.trim_end();
                 log::line(Level::Error, "reload", &format!("refused, generation {live} stays live: {reason}"));
                 self.counts.refused += 1;
+                self.servers.dismiss();
                 (admin::ReloadResult::Refused, Some(reason.to_owned()))
             }
         };

@@ -54,6 +54,8 @@ pub struct Servers {
     /// Where that is kept for a start with the last good set, and whether it has changed since.
     answers: Option<Answers>,
     unkept: bool,
+    /// nginx has answered since its start.
+    has_answered: bool,
     /// Up to which of the members' changes it was told, when that is to go on, and how often it has been done.
     told: u64,
     tell_at: Option<Instant>,
@@ -88,6 +90,7 @@ impl Servers {
             following: Following::default(),
             answers: None,
             unkept: false,
+            has_answered: false,
             told: 0,
             tell_at: None,
             tellings: 0,
@@ -114,7 +117,7 @@ impl Servers {
         self.taken = std::mem::take(&mut self.anew);
         self.was_told = std::mem::take(&mut self.is_told);
         if self.taken == Anew::Everything {
-            self.runs.fault = None;
+            self.runs.unasked.clear();
         }
         let members = self.membership.take();
         self.maker(self.taken, members)
@@ -205,7 +208,7 @@ impl Servers {
     /// When [`Self::settle`], [`Self::tell_if_due`] or [`Self::give_up_if_late`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         let tell = self.tell_at.filter(|_| self.told != self.membership.changes());
-        let answers = self.answers.as_ref().filter(|_| self.unkept).and_then(Answers::deadline);
+        let answers = self.answers.as_ref().filter(|_| self.unkept && self.has_answered).and_then(Answers::deadline);
         [self.membership.deadline(), tell, self.following.deadline(), answers].into_iter().flatten().min()
     }
 

@@ -32,6 +32,10 @@ impl Servers {
     /// Tells nginx of all servers that it follows.
     pub fn tell(&mut self, now: Instant, idle: bool) {
         self.told = self.membership.changes();
+        // Of what was live before, nothing is known but what nginx was told then: that stays.
+        if self.live.is_none() {
+            return;
+        }
         let everything = self.arrange(now);
         // A candidate that is under way was made from what was known before.
         if everything && idle && self.membership.is_ahead() {
@@ -58,7 +62,7 @@ impl Servers {
         let lookups = lookups.filter_map(|server| Lookup::of(&server.address)).into_set();
         // New names are looked up for a candidate, and old ones are given up with one.
         let mut everything = lookups.iter().eq(members.resolved.keys());
-        let ability = self.runs.ability(settings, Ipv6::of_kernel());
+        let ipv6 = Ipv6::of_kernel();
         let mut changed = Vec::new();
         for (name, upstream) in &upstreams {
             let Some(new) = peers.remove(name) else { continue };
@@ -71,6 +75,7 @@ impl Servers {
             let is_known =
                 lookups.all(|lookup| members.resolved.contains_key(&lookup)) && statics(old) == statics(&new);
             let listens = |at: usize| self.following.listens(name, at);
+            let ability = self.runs.ability(settings, ipv6, name);
             let group = live::arrange(before, upstream, &new, ability, &listens).ok().filter(|_| is_known);
             match group.filter(|group| before.is_some_and(|before| group.has_shape_of(before))) {
                 Some(group) => changed.push((name.clone(), group, new)),
@@ -94,13 +99,27 @@ impl Servers {
         self.following.prepare(&candidate.groups, &candidate.peers, &self.peers, Instant::now());
     }
 
-    /// Keeps what nginx is told for a start with the last good set. That which counts now knows no more than what is
-    /// kept, where there was no `first` candidate.
-    pub fn keep_answers(&mut self, answers: Answers, has_first: bool) {
-        if let Some(zone) = answers.read().filter(|_| !has_first) {
-            self.following.recall(zone, Instant::now());
-        }
+    /// nginx reads nothing else after all.
+    pub fn dismiss(&mut self) {
+        self.following.dismiss();
+    }
+
+    /// Keeps what nginx is told for a start with the last good set, once it has answered.
+    pub fn keep_answers(&mut self, answers: Answers) {
         self.answers = Some(answers);
+    }
+
+    /// nginx starts with what was live before: all that is known of it is what nginx was told then, where that is kept.
+    pub fn recall(&mut self) {
+        let zone = self.answers.as_ref().and_then(Answers::read).unwrap_or_default();
+        self.following.recall(zone, Instant::now());
+        (self.live, self.has_answered) = (None, false);
+        self.peers.clear();
+    }
+
+    /// nginx has answered, so what it is told is good for another start.
+    pub fn has_answered(&mut self) {
+        self.has_answered = true;
     }
 
     /// What is to be told, if it has become something else.
@@ -112,7 +131,7 @@ impl Servers {
 
     /// Keeps what nginx is told, if that is to be kept and has changed.
     pub fn write_answers(&mut self, now: Instant) {
-        if let Some(answers) = self.answers.as_mut().filter(|_| self.unkept) {
+        if let Some(answers) = self.answers.as_mut().filter(|_| self.unkept && self.has_answered) {
             self.unkept = !answers.write(self.following.zone(), now);
         }
     }
@@ -139,14 +158,18 @@ impl Servers {
         if !has_read {
             self.following.excuse(now);
         }
-        let Some(name) = self.following.late(now) else { return false };
+        let late = self.following.late(now);
+        if late.is_empty() {
+            return false;
+        }
+        let names: Vec<String> = late.iter().map(Name::upstream).collect();
         let text = format!(
-            "nginx has not taken in the servers at \"{}\", as if it could not ask nginit: until somebody asks for a reload, it \
-             reloads for each change of servers",
-            live::zone::whole(&name)
+            "nginx has not taken in the servers of {}, as if it could not ask nginit: until somebody asks for a reload, \
+             it reloads for each change of servers there",
+            names.join(", ")
         );
         log::line(Level::Error, "live", &text);
-        self.runs.fault = Some(Why::Unasked);
+        self.runs.unasked.extend(late);
         true
     }
 
