@@ -34,8 +34,9 @@ use support::{Answer, Nginit, Site, eventually, free_port, request};
 /// The name at which nginx finds the servers of `STATIC_BACKEND`.
 const NAME: &str = "_http._tcp.0.static.nginit";
 
-/// The name that says when it has found them.
+/// The name that says when it should have found them, and the one that says when it has.
 const GATE: &str = "gate.static.nginit";
+const GATE1: &str = "gate1.static.nginit";
 
 const SRV: u16 = 33;
 
@@ -87,7 +88,7 @@ impl Lists {
                 // The other names are free.
                 continue;
             }
-            if state.is_silent && [NAME, GATE].contains(&query.name.as_str()) {
+            if state.is_silent && [NAME, GATE, GATE1].contains(&query.name.as_str()) {
                 state.held.push((query, client));
                 continue;
             }
@@ -112,7 +113,17 @@ impl Lists {
         self.state.lock().unwrap().asked.get(name).copied().unwrap_or_default()
     }
 
-    /// Says who the servers are after a silence, and opens the gate once nginx knows.
+    /// Lets requests go on although nothing is said of servers yet.
+    fn open_gate(&self) {
+        let held = std::mem::take(&mut self.state.lock().unwrap().held);
+        let (gates, lists): (Vec<_>, Vec<_>) = held.into_iter().partition(|(query, _)| query.name == GATE);
+        self.state.lock().unwrap().held.extend(lists);
+        for (query, client) in gates {
+            self.udp.send_to(&answer(&query, &[]), client).unwrap();
+        }
+    }
+
+    /// Says who the servers are after a silence, and opens the gates once nginx knows.
     fn begin(&self, servers: &[SocketAddr]) {
         let held = {
             let mut state = self.state.lock().unwrap();
@@ -120,7 +131,7 @@ impl Lists {
             state.servers = servers.to_vec();
             std::mem::take(&mut state.held)
         };
-        let (gates, lists): (Vec<_>, Vec<_>) = held.into_iter().partition(|(query, _)| query.name == GATE);
+        let (lists, gates): (Vec<_>, Vec<_>) = held.into_iter().partition(|(query, _)| query.name == NAME);
         for (query, client) in lists {
             self.udp.send_to(&answer(&query, servers), client).unwrap();
         }
@@ -291,6 +302,46 @@ fn a_request_that_comes_before_nginx_knows_any_server_waits_for_them() {
         assert_eq!(server.asked(), if has_chain { 5 } else { 0 }, "each of them once");
         assert_eq!(lists.asked(GATE), usize::from(has_chain), "one question for all");
         assert!(!running.log().contains("gate.static.nginit could not"), "{}", running.report());
+    }
+}
+
+#[test]
+fn a_request_that_goes_on_too_early_waits_a_second_time() {
+    let Some((nginx, version)) = able_nginx() else { return };
+    let (server, lists) = (good(), Lists::start(&[]));
+    let site = site(&nginx, 2);
+    let running = run(&site, version, &lists, &[], true);
+    thread::scope(|scope| {
+        let port = site.port;
+        let sent = ["GET", "POST"].map(|method| scope.spawn(move || send(port, method, CLOSE, "body")));
+        eventually("both wait", || (running.log().matches("no live upstreams").count() == 2).then_some(()));
+        eventually("at the gate", || (lists.asked(GATE) == 1).then_some(()));
+        lists.open_gate();
+        eventually("and again", || (lists.asked(GATE1) == 1).then_some(()));
+        lists.begin(&[server.address]);
+        for (sent, method) in sent.into_iter().zip(["GET", "POST"]) {
+            let answer = sent.join().unwrap();
+            let expected = (200, format!("{method} /a?b=c HTTP/1.1|body"));
+            assert_eq!((answer.status, answer.body), expected, "{}", running.report());
+        }
+    });
+    assert_eq!((server.asked(), lists.asked(GATE)), (2, 1), "{}", running.report());
+}
+
+#[test]
+fn a_server_that_has_answered_is_not_asked_again() {
+    let Some((nginx, version)) = able_nginx() else { return };
+    let server = Scripted::start(|_, _, stream| {
+        let head = format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(100_000));
+        stream.write_all(head.as_bytes()).is_ok()
+    });
+    let lists = Lists::start(&[server.address]);
+    let site = site(&nginx, 2);
+    let running = run(&site, version, &lists, &[], true);
+    lists.is_heard();
+    for (number, method) in (1..).zip(["PUT", "DELETE", "GET"]) {
+        let answer = send(site.port, method, CLOSE, "");
+        assert_eq!((answer.status, server.asked()), (502, number), "{method}\n{}", running.report());
     }
 }
 
