@@ -36,6 +36,10 @@ wants() { [[ " ${steps[*]} " == *" $1 "* ]]; }
 
 ci=${CI:-}
 out=${CARGO_TARGET_DIR:-$PWD/target}
+# Nothing is built twice on a clean clone, so what it takes to build a part anew is not kept.
+[[ $ci != true ]] || export CARGO_INCREMENTAL=0
+# Most tests wait most of the time; those that take a whole core are told apart in .config/nextest.toml.
+export NEXTEST_TEST_THREADS=${NEXTEST_TEST_THREADS:-$((2 * $(nproc)))}
 images=$out/test-images
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/nginit-tests.XXXXXX")
 # A name of its own, so that a demo that runs on this machine stays as it is.
@@ -144,7 +148,7 @@ suite() {
   "$NGINX_BIN" -v || return
   NGINIT_TEST_PYTHON=$(venv test-grpc tests/grpc/requirements.txt) || [[ $ci != true ]] || return
   if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --workspace --locked --no-fail-fast -E "$filter" && cargo test --workspace --locked --doc
+    cargo nextest run --workspace --locked --no-fail-fast -E "$filter"
   else
     cargo test --workspace --locked --no-fail-fast
   fi
@@ -169,7 +173,7 @@ lend() {
 # containers BASE: the container tests on that image, but those of a swarm.
 containers() {
   NGINIT_TEST_BASE=$1 NGINIT_TEST_BINARY=$PWD/dist/nginit NGINIT_TEST_DYNAMIC=$PWD/dist/dynamic \
-    cargo test --locked --test containers -- --ignored --test-threads=2 --skip swarm::
+    cargo test --locked --test containers -- --ignored --test-threads=4 --skip swarm::
 }
 
 # swarm BASE: those of a swarm. The engine enters one and leaves it, which containers of other tests would not survive.
@@ -181,7 +185,7 @@ swarm() {
 # examples BASE: each of examples/, started by Compose; what they show does not hang on nginx's version.
 examples() {
   NGINIT_TEST_BASE=$1 NGINIT_TEST_BINARY=$PWD/dist/nginit NGINIT_TEST_DYNAMIC=$PWD/dist/dynamic \
-    cargo test --locked --test examples -- --ignored --test-threads=2
+    cargo test --locked --test examples -- --ignored --test-threads=4
 }
 
 # browser URL NAME: the page in a real browser; screenshots go to the build directory.
@@ -201,19 +205,46 @@ leftovers() {
   docker network ls -q --filter "name=$NGINIT_DEMO_NAME"
 }
 
+# A tree as a reader has it who has built nothing yet. Sets reader.
+reader_tree() {
+  reader=$scratch/reader
+  mkdir -p "$reader" && git ls-files -coz --exclude-standard | xargs -0 cp -P --parents -t "$reader"
+}
+
+# compile: the static binaries by this machine's cargo, and the demo's images in the builder stage, which each keep one core busy;
+# what they say is kept apart.
+compile() {
+  local images=0 status=0
+  if wants demo; then
+    lend nginx:1.30 nginit-test/nginx:1.30
+    lend rust:1.95-bookworm nginit-test/rust:debian
+    reader_tree || return
+    (cd "$reader" && build_images) >"$scratch/images.log" 2>&1 &
+    images=$!
+  fi
+  static_binaries || status=1
+  if ((images)) && ! wait "$images"; then
+    cat "$scratch/images.log"
+    status=1
+  fi
+  return "$status"
+}
+
 # The demo as a reader of the README starts it: in containers, everything compiled in the builder stage.
 demo_docker() {
   local port
   port=$(free_port)
-  NGINIT_DEMO=docker PORT=$port ./setup.sh up || return
+  (cd "$reader" && NGINIT_DEMO=docker PORT=$port ./setup.sh up) || return
   browser "http://localhost:$port/" docker || return
   ./setup.sh down || return
   [[ -z $(leftovers) ]] || { echo "left behind: $(leftovers)"; return 1; }
 }
 
-# The same as processes; "up" stays in the foreground, so here it is put in the background and stopped as Ctrl-C would.
+# The same as processes; "up" stays in the foreground, so here it is put in the background and stopped as Ctrl-C would. How fast
+# the programs are, and how small, is not what is looked at, so the compiler need not take its time.
 demo_local() {
   local port deadline=$((SECONDS + 600)) status=0
+  local -x CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
   port=$(free_port)
   export XDG_RUNTIME_DIR=$scratch
   NGINIT_DEMO=local PORT=$port ./setup.sh up >"$scratch/up.log" 2>&1 &
@@ -247,7 +278,7 @@ step "what the tests need is installed" install
 if wants lint; then
   step "rustfmt" cargo fmt --all --check
   step "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
-  step "fuzz targets compile" cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir "$out/fuzz"
+  step "fuzz targets compile" cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir "$out"
   step "rustdoc" documentation
   step "shellcheck" shell_files
   step "licences and sources of the dependencies" python3 tests/licences.py
@@ -255,6 +286,7 @@ fi
 
 if wants unit; then
   step "test suite, the system's nginx" suite "$(system_nginx)"
+  step "examples of the documentation" cargo test --workspace --locked --doc
 fi
 
 if wants newer; then
@@ -268,7 +300,7 @@ fi
 if wants containers || wants demo; then
   if engine_answers; then
     step "base images" make_base image-1.30 nginx-1.22 builder
-    step "static binaries" static_binaries
+    step "static binaries, and images compiled in the builder stage" compile
   else
     skip "containers" "no Docker engine answers"
   fi
@@ -283,8 +315,6 @@ fi
 
 if wants demo; then
   if engine_answers; then
-    lend nginx:1.30 nginit-test/nginx:1.30
-    lend rust:1.95-bookworm nginit-test/rust:debian
     step "demo in containers, compiled in the builder stage" demo_docker
   fi
   step "demo as processes" demo_local

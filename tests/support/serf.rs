@@ -98,13 +98,17 @@ impl Agent {
         files.into_iter().map(split).collect()
     }
 
-    /// Waits until the handler was given an event of this name with `text` in its input.
+    /// The input of the last event of this name with `text` in it that the handler was given.
+    pub fn was_told(&self, event: &str, text: &str) -> Option<Vec<u8>> {
+        let mut events = self.events().into_iter().rev();
+        events
+            .find(|(name, input)| name == event && String::from_utf8_lossy(input).contains(text))
+            .map(|(_, input)| input)
+    }
+
+    /// Waits until the handler was given one.
     pub fn told(&self, event: &str, text: &str) -> Vec<u8> {
-        let told = || {
-            let mut events = self.events().into_iter().rev();
-            events.find(|(name, input)| name == event && String::from_utf8_lossy(input).contains(text))
-        };
-        eventually(&format!("{} is told of {event} {text}", self.name), told).1
+        eventually(&format!("{} is told of {event} {text}", self.name), || self.was_told(event, text))
     }
 
     /// Kills it without a word to anybody.
