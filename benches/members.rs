@@ -68,6 +68,9 @@ const SOURCES: [(Source, &str, &str); 10] = [
     (Serf, "Serf's event by nginit serf", "SERF"),
 ];
 
+/// Whether nginx follows servers (`NGINIT_LIVE`), and how far apart reloads are where it does not.
+const WAYS: [(&str, &str, &str); 3] = [("none, followed", "auto", "0"), ("0", "off", "0"), ("1s", "off", "1s")];
+
 fn main() -> Outcome<()> {
     let (Some(runs), Some(nginx)) = (support::runs(), support::nginx()) else { return Ok(()) };
     let nginit = support::static_binary()?;
@@ -83,19 +86,19 @@ fn main() -> Outcome<()> {
     dns::write_etc("hosts", &format!("127.8.0.1 {}\n", NAMES[1]));
     dns.set_addresses(NAMES[0], 1, &["127.8.0.1"]);
     let mut rows = Vec::new();
-    for interval in ["0", "1s"] {
-        let mut site = Site::new(root.path(), &format!("nginit-{interval}"), &nginx, &nginit, Cores::All)?;
+    for (way, live, interval) in WAYS {
+        let mut site = Site::new(root.path(), &format!("nginit-{live}-{interval}"), &nginx, &nginit, Cores::All)?;
         let admin = support::free_port()?;
-        set_up(&mut site, interval, admin, &base, port)?;
+        set_up(&mut site, live, interval, admin, &base, port)?;
         let (running, _) = site.start(&[vec![OsString::from(&nginit)], site.argv.clone()].concat())?;
-        let mut plain = Site::new(root.path(), &format!("nginx-{interval}"), &nginx, &nginit, Cores::All)?;
-        set_up(&mut plain, interval, admin, &base, port)?;
+        let mut plain = Site::new(root.path(), &format!("nginx-{live}-{interval}"), &nginx, &nginit, Cores::All)?;
+        set_up(&mut plain, "off", interval, admin, &base, port)?;
         plain.render(&nginit, &plain.conf_dir())?;
         let (plain_running, _) = plain.start(&plain.completed)?;
         let stage =
             Stage { site, running, plain, plain_running, nginit: nginit.clone(), dns: dns.clone(), admin, base: &base };
         for (at, (source, name, upstream)) in SOURCES.into_iter().enumerate() {
-            if source == Sed && interval != "0" {
+            if source == Sed && way != "0" {
                 continue;
             }
             let mut times = Vec::new();
@@ -119,17 +122,17 @@ fn main() -> Outcome<()> {
             }
             let all = || times.iter().copied();
             let figures = [median(all()), min(all()), max(all())].map(|figure| format!("{figure:.0}"));
-            let interval = if source == Sed { "" } else { interval };
-            rows.push([vec![name.to_owned(), interval.to_owned()], figures.to_vec()].concat());
+            let way = if source == Sed { "" } else { way };
+            rows.push([vec![name.to_owned(), way.to_owned()], figures.to_vec()].concat());
         }
     }
     println!("\nfrom the event to the first answer of the new server, {runs} rounds each");
-    print_table(&["event", "NGINIT_RELOAD_INTERVAL", "median ms", "min ms", "max ms"], &rows);
+    print_table(&["event", "reloads apart", "median ms", "min ms", "max ms"], &rows);
     Ok(())
 }
 
 /// An upstream for each source, all with the one server that was there before.
-fn set_up(site: &mut Site, interval: &str, admin: SocketAddr, base: &str, port: u16) -> Outcome<()> {
+fn set_up(site: &mut Site, live: &str, interval: &str, admin: SocketAddr, base: &str, port: u16) -> Outcome<()> {
     site.env.retain(|(name, _)| !name.ends_with("_BACKEND") && *name != "NGINIT_RELOAD_INTERVAL");
     let (list, first, link) = (site.dir.join("list"), site.dir.join("list-0"), site.dir.join("link"));
     fs::write(&list, base)?;
@@ -152,6 +155,7 @@ fn set_up(site: &mut Site, interval: &str, admin: SocketAddr, base: &str, port: 
         ("TCP_ROUTE", "/TCP".into()),
         ("SERF_BACKEND", base.into()),
         ("SERF_ROUTE", "/SERF".into()),
+        ("NGINIT_LIVE", live.into()),
         ("NGINIT_RELOAD_INTERVAL", interval.into()),
         ("NGINIT_RELOAD_BACKLOG", "0".into()),
         ("NGINIT_ADMIN", admin.to_string().into()),

@@ -119,7 +119,7 @@ pub enum Commands {
         #[command(flatten)]
         form: JsonForm,
     },
-    /// Show what a reload would change now, in files and in servers
+    /// Show what a reload would change now, in files and in servers, and whether nginx has to be reloaded for it
     ///
     /// Ends with 0 whether it would or not, 1 if a reload would be refused, with the reason, or if no
     /// nginit answers.
@@ -138,11 +138,11 @@ pub enum Commands {
     ///
     /// It stays out, also if a list or a name still has it, until it is added. Ends as add does.
     Remove(OrderArgs),
-    /// Give a server no new clients while it finishes what it has
+    /// Give a server no new requests while it finishes what it has
     ///
     /// Ends as add does.
     Drain(OrderArgs),
-    /// Give a drained server new clients again
+    /// Give a drained server new requests again
     ///
     /// Ends as add does.
     Undrain(OrderArgs),

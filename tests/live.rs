@@ -737,7 +737,9 @@ fn a_reload_brings_an_upstream_that_is_followed_and_loses_nothing() {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            for share in (1..=3).cycle().take_while(|_| !done.load(Ordering::SeqCst)) {
+            // Whatever fails, nobody orders for ever.
+            let end = Instant::now() + PATIENCE;
+            for share in (1..=3).cycle().take_while(|_| !done.load(Ordering::SeqCst) && Instant::now() < end) {
                 order(&site, weight(share), &a.entry(), false);
                 thread::sleep(MS(5));
             }

@@ -67,7 +67,7 @@ pub enum ServerState {
     Backup,
     /// It gets none.
     Down,
-    /// It gets no new clients.
+    /// It gets no new requests.
     Drain,
     /// An order keeps it out.
     Removed,

@@ -39,7 +39,7 @@ pub enum What {
     Add,
     /// It is none, whatever the sources say.
     Remove,
-    /// It gets no new clients.
+    /// It gets no new requests.
     Drain,
     /// It gets them again.
     Undrain,

@@ -239,7 +239,7 @@ pub const NGINIT: &[Variable] = &[
     variable(
         "NGINIT_LIVE",
         DEFAULT_LIVE,
-        "whether nginx 1.27.3 or newer follows servers that come and go without a reload: `auto` where clients keep their servers as they would with reloads, `on` also for ip_hash and hash, and refused where it is not possible, `off` nowhere",
+        "whether nginx 1.27.3 or newer follows servers that come and go without a reload: `auto` for all but ip_hash, hash without consistent, and cookies that nginit computes; `on` also for ip_hash and hash, where a change then moves clients, and refused where it cannot be; `off` never: each change reloads nginx",
     ),
     variable(
         ENV_ENV_FILE,
