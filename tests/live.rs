@@ -662,7 +662,7 @@ fn an_nginx_that_cannot_ask_is_reloaded() {
 fn a_bad_start_serves_who_was_told_of_last() {
     own_network!();
     let nginx = live_nginx_or_skip!();
-    let [a, b, c] = ["a", "b", "c"].map(Backend::start);
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(Backend::start);
     let mut site = live::site(&nginx);
     site.set("NGINIT_START", "last-good");
     site.set("NGINIT_STATE", site.path("state.json"));
@@ -678,8 +678,10 @@ fn a_bad_start_serves_who_was_told_of_last() {
         assert_eq!(nginit.code(), 0, "{}", nginit.report());
     }
     drop(other);
-    site.write("list", "not;a;list");
-    for _ in 0..2 {
+    let refused_by_nginx = (d.entry(), "nonsense;");
+    for (list, template) in [("not;a;list".to_owned(), ""), ("not;a;list".to_owned(), ""), refused_by_nginx] {
+        site.write("list", &list);
+        site.write("templates/own.conf.j2", template);
         let nginit = site.start();
         assert_eq!(names(&site, 20), ["b", "c"], "{}", nginit.report());
         // Still bad: what is known of servers stays, for this nginx and for another start.
@@ -688,6 +690,8 @@ fn a_bad_start_serves_who_was_told_of_last() {
         nginit.signal(Signal::TERM);
         assert_eq!(nginit.code(), 0, "{}", nginit.report());
     }
+    site.write("list", "not;a;list");
+    std::fs::remove_file(site.path("templates/own.conf.j2")).unwrap();
     {
         let nginit = site.start();
         assert_eq!(names(&site, 20), ["b", "c"], "{}", nginit.report());

@@ -261,7 +261,7 @@ impl Responder {
 
     fn forget(&mut self, key: &Key) {
         self.pollers.remove(key);
-        self.early -= usize::from(self.zone.get(&key.1).is_none());
+        self.early = self.early.saturating_sub(usize::from(self.zone.get(&key.1).is_none()));
         if self.newest.get(&key.1) == Some(&key.0) {
             self.newest.remove(&key.1);
         }
@@ -419,8 +419,10 @@ impl Responder {
     fn is_taking_in(&mut self, source: SocketAddr, mut is_newcomer: bool, now: Instant) {
         let all = self.pollers.range_mut((source, String::new())..);
         for (_, poller) in all.take_while(|((from, _), _)| *from == source) {
-            let State::Told { newcomers, last, taken: false, .. } = &mut poller.state else { continue };
-            *last = now;
+            let State::Told { newcomers, last, taken, .. } = &mut poller.state else { continue };
+            if !*taken {
+                *last = now;
+            }
             if is_newcomer && *newcomers > 0 {
                 *newcomers -= 1;
                 is_newcomer = false;

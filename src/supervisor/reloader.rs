@@ -374,7 +374,6 @@ impl Reloader {
     /// # Errors
     /// What keeps it from starting.
     pub fn restart(&mut self, refused: &str) -> Result<Pid, String> {
-        self.servers.recall();
         start_last_good(&self.setup, refused).map_err(|failure| failure.reason)
     }
 

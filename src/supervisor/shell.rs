@@ -351,8 +351,11 @@ impl Shell {
                 None
             }
             Action::Restart(reason) => {
+                reloader.servers.recall();
                 self.held.clear();
-                Some(Event::Restarted(reloader.restart(&reason).map(|pid| self.pid = pid)))
+                self.hand_on_zone();
+                let restart = |reloader: &mut Reloader| reloader.restart(&reason).map(|pid| self.pid = pid);
+                self.reloader.as_mut().map(restart).map(Event::Restarted)
             }
             Action::ReportStarted => {
                 log::line(Level::Info, "nginx", &format!("generation {live} answers"));
