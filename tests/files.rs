@@ -12,7 +12,7 @@ use std::path::Path;
 
 use nginit::admin::ReloadResult;
 use rustix::process::Signal;
-use support::{Backend, Nginit, Site, eventually, get};
+use support::{Backend, Nginit, PATIENCE, Site, eventually, get, within};
 
 /// Two backends and a site that follows its files; nothing is listed yet.
 fn site(nginx: &Path) -> (Backend, Backend, Site) {
@@ -261,7 +261,8 @@ fn bad_templates_hold_up_nothing_else() {
     nginit.reload();
     is_refused(&nginit);
     site.write("templates/own.conf.j2", "# second\n");
-    eventually("it is rendered anew", || site.conf_d().get("own.conf")?.contains("# second").then_some(()));
+    let anew = within(PATIENCE, || site.conf_d().get("own.conf")?.contains("# second").then_some(()));
+    assert!(anew.is_some(), "it is not rendered anew\n{}", nginit.report());
     fs::remove_dir_all(site.path("templates")).unwrap();
     nginit.logs("is gone; mount it again");
     site.write("list", &b.entry());

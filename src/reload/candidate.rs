@@ -159,8 +159,8 @@ pub fn read(env: &Env, anew: Anew, last: Option<&Arc<Read>>) -> Result<Arc<Read>
 /// Directories that cannot be read.
 pub fn complete(mut inputs: Inputs, anew: Anew, last: Option<&Arc<Read>>) -> Result<Arc<Read>, Failure> {
     let settings = &inputs.settings;
-    let seen = Seen::new(settings, &inputs.looks);
     let kept = last.filter(|_| anew == Anew::Settings);
+    let seen = Seen { named_only: kept.is_some(), ..Seen::new(settings, &inputs.looks) };
     let (templates, error_pages) = match kept {
         Some(last) => (last.templates.clone(), last.error_pages.clone()),
         None => {

@@ -22,6 +22,8 @@ pub struct Seen {
     pub followed: Followed,
     /// How it looked.
     pub looks: Looks,
+    /// Templates and pages are those of before, and were not read.
+    pub named_only: bool,
 }
 
 impl Seen {
@@ -31,7 +33,7 @@ impl Seen {
         let followed = Followed::new(settings, read.keys());
         let mut looks = followed.look();
         looks.extend(read.iter().filter(|_| settings.watch).map(|(path, look)| (path.clone(), *look)));
-        Self { followed, looks }
+        Self { followed, looks, named_only: false }
     }
 }
 
@@ -71,6 +73,11 @@ impl Followed {
             list(dir, ".html", is_there, &mut looks);
         }
         looks
+    }
+
+    /// Whether a variable names this file.
+    pub fn names(&self, path: &Path) -> bool {
+        self.files.contains(path)
     }
 
     /// Whether there is nothing to look at.

@@ -155,12 +155,18 @@ impl Watch {
     /// Follows what has been `seen`. What was known before stays known, even if it has changed since: that
     /// is yet to be told, unless it was just seen as it is.
     fn follow(&mut self, seen: Seen) {
-        let Seen { followed, looks: before } = seen;
+        let Seen { followed, looks: before, named_only } = seen;
         let now = followed.look();
-        let paths = before.keys().chain(now.keys()).into_set();
+        let is_unread = |path: &PathBuf| named_only && !followed.names(path);
+        let unread = self.known.keys().filter(|path| is_unread(path));
+        let paths = before.keys().chain(now.keys()).chain(unread).into_set();
         let known = paths.into_iter().map(|path| {
             let (before, now) = (at(&before, path), at(&now, path));
-            let known = if before == now { now } else { self.known.get(path).copied().unwrap_or(before) };
+            let known = match self.known.get(path).copied() {
+                known if is_unread(path) => known.flatten(),
+                _ if before == now => now,
+                known => known.unwrap_or(before),
+            };
             (path.clone(), known)
         });
         self.known = known.into_map();
@@ -284,6 +290,25 @@ mod tests {
         fs::remove_file(clock.at("key")).unwrap();
         assert_eq!(clock.after(100), None, "as it was");
         assert!(clock.watch.unrest.is_empty());
+    }
+
+    #[test]
+    fn what_was_not_read_is_told_however_it_was_seen() {
+        let mut clock = Clock::new(&["list"]);
+        fs::create_dir(clock.at("templates")).unwrap();
+        clock.write("templates/own.j2", "1");
+        assert!(clock.after(0).or_else(|| clock.after(100)).is_some());
+        for text in ["22", "333"] {
+            clock.write("templates/own.j2", text);
+            clock.watch.follow(Seen { named_only: true, ..seen(clock.dir.path(), &["list"]) });
+            assert_eq!(clock.after(0), None);
+            assert_eq!(clock.after(100), changed("templates/own.j2"));
+            clock.watch.follow(Seen { named_only: true, ..seen(clock.dir.path(), &["list"]) });
+            assert_eq!((clock.after(0), clock.after(100)), (None, None), "once");
+        }
+        clock.write("list", "22");
+        clock.watch.follow(Seen { named_only: true, ..seen(clock.dir.path(), &["list"]) });
+        assert_eq!((clock.after(0), clock.after(100)), (None, None), "a list has been read");
     }
 
     #[test]
