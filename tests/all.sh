@@ -136,7 +136,8 @@ venv() {
 }
 
 # What no nginx has a part in is tested once.
-without_nginx='kind(lib) + package(dynamic) + binary(model) + binary(names) + binary(layering) + binary(orders) + binary(admin)'
+without_nginx='kind(lib) + package(dynamic) + binary(model) + binary(names) + binary(layering) + binary(orders) + binary(admin)
+  + test(no_environment_makes_reading_it_panic) + test(no_value_becomes_a_directive)'
 
 # What depends on how nginx follows servers.
 with_resolve='binary(live) + binary(live_storm) + binary(live_dns) + binary(race) + binary(sticky) + binary(boot)'
