@@ -174,19 +174,19 @@ lend() {
 # containers BASE: the container tests on that image, but those of a swarm.
 containers() {
   NGINIT_TEST_BASE=$1 NGINIT_TEST_BINARY=$PWD/dist/nginit NGINIT_TEST_DYNAMIC=$PWD/dist/dynamic \
-    cargo test --locked --test containers -- --ignored --test-threads=4 --skip swarm::
+    cargo test --workspace --locked --test containers -- --ignored --test-threads=4 --skip swarm::
 }
 
 # swarm BASE: those of a swarm. The engine enters one and leaves it, which containers of other tests would not survive.
 swarm() {
   NGINIT_TEST_BASE=$1 NGINIT_TEST_BINARY=$PWD/dist/nginit NGINIT_TEST_DYNAMIC=$PWD/dist/dynamic \
-    cargo test --locked --test containers -- --ignored --test-threads=1 swarm::
+    cargo test --workspace --locked --test containers -- --ignored --test-threads=1 swarm::
 }
 
 # examples BASE: each of examples/, started by Compose; what they show does not hang on nginx's version.
 examples() {
   NGINIT_TEST_BASE=$1 NGINIT_TEST_BINARY=$PWD/dist/nginit NGINIT_TEST_DYNAMIC=$PWD/dist/dynamic \
-    cargo test --locked --test examples -- --ignored --test-threads=4
+    cargo test --workspace --locked --test examples -- --ignored --test-threads=4
 }
 
 # browser URL NAME: the page in a real browser; screenshots go to the build directory.

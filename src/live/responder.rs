@@ -11,7 +11,7 @@
 mod pace;
 mod poller;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,6 +81,12 @@ pub enum News {
         /// See [`super::zone::Set::version`].
         version: u64,
     },
+    /// A new worker may have been told at a name, or somebody else: until it asks again, it does not listen there, and nothing is
+    /// known of what it uses.
+    Told {
+        /// As above.
+        name: String,
+    },
     /// It does, and asks again, so that it would hear of another one at once.
     Heard {
         /// As above.
@@ -112,6 +118,8 @@ pub struct Responder {
     /// Where the last poller of each name asks from that goes on asking: what nginx does is what that does. Others are of
     /// workers that have ended, or are about to, or somebody who asks once.
     newest: BTreeMap<String, SocketAddr>,
+    /// The names at which somebody has asked again: whoever is new there may be no worker.
+    asked_again: BTreeSet<String>,
     /// When it was last looked who that is.
     looked: Option<Instant>,
     gates: Vec<Gate>,
@@ -130,6 +138,7 @@ impl Responder {
             came: 0,
             early: 0,
             newest: BTreeMap::new(),
+            asked_again: BTreeSet::new(),
             looked: None,
             gates: Vec::new(),
             pace: Pace::default(),
@@ -177,7 +186,8 @@ impl Responder {
         let pace = &self.pace;
         let is_used = |key: &Key, poller: &Poller| poller.in_use_from(pace, key.0).is_some_and(|at| at <= now);
         for (key, poller) in self.pollers.iter_mut().filter(|(key, poller)| is_used(key, poller)) {
-            poller.use_it(key, &self.newest, &mut self.actions);
+            let news = poller.use_it(key, &self.newest, &self.asked_again);
+            self.actions.extend(news.map(Action::Report));
         }
         self.tell_all(now);
         self.open_gates(now);
@@ -187,26 +197,31 @@ impl Responder {
     /// Sees who is gone, and who counts instead.
     fn look(&mut self, now: Instant) {
         self.looked = Some(now);
+        let mut next: BTreeMap<&str, (u8, u64, SocketAddr)> = BTreeMap::new();
+        for ((source, part), poller) in &self.pollers {
+            // nginx repeats no question while its clock is behind.
+            let rank = match poller.state {
+                _ if !poller.has_lapsed(now) => 2,
+                State::Held { .. } => 1,
+                _ => continue,
+            };
+            let best = next.entry(part).or_insert((rank, poller.came, *source));
+            *best = (*best).max((rank, poller.came, *source));
+        }
+        let next = next.into_iter().filter(|(part, (_, _, source))| self.newest.get(*part) != Some(source));
+        let next: Vec<Key> = next.map(|(part, (_, _, source))| (source, part.to_owned())).collect();
+        for key in next {
+            let news = self.pollers.get(&key).and_then(|poller| poller.news(&key.1));
+            self.newest.insert(key.1, key.0);
+            self.actions.extend(news.map(Action::Report));
+        }
         let (zone, newest) = (&self.zone, &self.newest);
-        // nginx repeats no question while its clock is behind: whoever may be the one that counts is waited for.
         let is_waited_for = |key: &Key, poller: &Poller| {
             matches!(poller.state, State::Held { .. }) && is_newest(key, newest) && zone.get(&key.1).is_some()
         };
         self.pollers.retain(|key, poller| poller.silent(now) < FORGOTTEN || is_waited_for(key, poller));
         self.early = self.pollers.keys().filter(|key| zone.get(&key.1).is_none()).count();
-        let mut next: BTreeMap<&str, (u64, SocketAddr)> = BTreeMap::new();
-        for ((source, part), poller) in self.pollers.iter().filter(|(_, poller)| !poller.has_lapsed(now)) {
-            let best = next.entry(part).or_insert((poller.came, *source));
-            *best = (*best).max((poller.came, *source));
-        }
-        let next = next.into_iter().filter(|(part, (_, source))| self.newest.get(*part) != Some(source));
-        let next: Vec<Key> = next.map(|(part, (_, source))| (source, part.to_owned())).collect();
         self.newest.retain(|part, source| self.pollers.contains_key(&(*source, part.clone())));
-        for key in next {
-            self.newest.insert(key.1.clone(), key.0);
-            let news = self.pollers.get(&key).and_then(|poller| poller.news(&key.1));
-            self.actions.extend(news.map(Action::Report));
-        }
     }
 
     /// How many pollers and requests are remembered.
@@ -292,7 +307,12 @@ impl Responder {
                     // The answer has been lost.
                     State::Told { id, .. } if *id == question.id => poller.told = None,
                     State::Told { .. } => {
-                        poller.use_it(&key, &self.newest, &mut self.actions);
+                        if poller.told.is_some() {
+                            poller.heard = true;
+                            self.asked_again.insert(key.1.clone());
+                        }
+                        let news = poller.use_it(&key, &self.newest, &self.asked_again);
+                        self.actions.extend(news.map(Action::Report));
                         let told = poller.told.as_ref().filter(|_| is_newest(&key, &self.newest));
                         if let Some(version) = told.map(|set| set.version) {
                             self.actions.push(Action::Report(News::Heard { name: key.1.clone(), version }));
@@ -320,6 +340,9 @@ impl Responder {
         let is_newest = self.newest.get(&key.1) == Some(&key.0);
         if !is_newest && counts.is_none_or(|counts| counts.came < poller.came || counts.has_lapsed(now)) {
             self.newest.insert(key.1.clone(), key.0);
+            // Of what it was told, it reports itself.
+            let news = poller.news(&key.1).filter(|_| matches!(poller.state, State::Held { .. }));
+            self.actions.extend(news.map(Action::Report));
         }
     }
 
@@ -724,14 +747,15 @@ mod tests {
         let new = udp(WORKER + 1);
         assert_eq!(bench.ask(2_000, new, 7, NAME, SRV), told(&servers(3)));
         bench.wait(2_100);
-        assert_eq!(bench.news, [taken(1)], "of the new one");
+        assert_eq!(bench.news, [News::Told { name: "0.web".to_owned() }], "of the new one, if it is one");
+        bench.news.clear();
         assert_eq!(bench.zone(2_200, zone(2, servers(2))), told(&servers(2)), "the old one listens");
         bench.wait(2_300);
         bench.asks(3_200, 3, NAME);
-        assert_eq!(bench.news, [taken(1)]);
+        assert_eq!(bench.news, []);
         assert_eq!(bench.ask(3_000, new, 8, NAME, SRV), told(&servers(2)));
         bench.wait(3_100);
-        assert_eq!(bench.news, [taken(1), heard(1), taken(2)]);
+        assert_eq!(bench.news, [heard(1), taken(2)]);
     }
 
     #[test]
@@ -745,7 +769,7 @@ mod tests {
         assert_eq!(bench.zone(2_200, zone(2, servers(2))), told(&servers(2)));
         bench.wait(2_300);
         bench.asks(3_200, 3, NAME);
-        assert!(!bench.news.contains(&heard(2)), "it may have been a new worker: {:?}", bench.news);
+        assert_eq!(bench.news, [News::Told { name: "0.web".to_owned() }], "it may have been a new worker");
         bench.news.clear();
         assert_eq!(bench.deadline(), Some(3_100));
         bench.wait(3_100);
@@ -760,6 +784,35 @@ mod tests {
         assert_eq!(bench.news, [taken(3), heard(3)]);
         bench.wait(70_000);
         assert_eq!(bench.responder.remembered(), 1, "it is forgotten");
+    }
+
+    #[test]
+    fn who_asks_once_takes_nothing_in_for_nginx() {
+        let mut bench = Bench::new(1, servers(3));
+        bench.asks(0, 1, NAME);
+        bench.asks(1_000, 2, NAME);
+        bench.zone(1_100, zone(2, servers(2)));
+        bench.wait(1_200);
+        assert_eq!(bench.zone(1_300, zone(3, servers(1))), [], "it does not listen");
+        bench.news.clear();
+        assert_eq!(bench.ask(1_400, udp(WORKER + 1), 7, NAME, SRV), told(&servers(1)));
+        bench.wait(1_500);
+        assert!(!bench.news.contains(&taken(3)), "nginx has yet to hear of it: {:?}", bench.news);
+        assert_eq!(bench.asks(2_100, 3, NAME), told(&servers(1)));
+        bench.asks(3_100, 4, NAME);
+        (3..6).for_each(|secs| drop(bench.wait(1_000 * secs)));
+        assert_eq!(bench.news.last(), Some(&heard(3)));
+    }
+
+    #[test]
+    fn nginx_is_waited_for_behind_whoever_asks_once_while_its_clock_is_behind() {
+        let mut bench = Bench::new(1, servers(3));
+        bench.asks(0, 1, NAME);
+        bench.asks(1_000, 2, NAME);
+        bench.ask(20_000, udp(WORKER + 1), 7, NAME, SRV);
+        (20..100).for_each(|secs| drop(bench.wait(1_000 * secs)));
+        assert_eq!(bench.responder.remembered(), 1);
+        assert_eq!(bench.zone(100_000, zone(2, servers(2))), told(&servers(2)));
     }
 
     #[test]

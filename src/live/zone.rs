@@ -160,6 +160,17 @@ impl Zone {
         (sets.is_sorted_by(|(a, _), (b, _)| a < b) && sets.iter().all(is_ours)).then(|| Self::of(sets))
     }
 
+    /// The same, and of `other` those upstreams that are not here.
+    #[must_use]
+    pub fn with_others_of(mut self, other: &Self) -> Self {
+        let is_other = |name: &str| label_of(name).is_some_and(|label| !self.has(label));
+        let others: Vec<_> = other.sets.iter().filter(|(name, _)| is_other(name)).collect();
+        let others: Vec<_> = others.into_iter().map(|(name, set)| (name.clone(), Arc::clone(set))).collect();
+        self.sets.extend(others);
+        self.version = self.version.max(other.version);
+        self
+    }
+
     /// The same with versions that `before` has not given out.
     #[must_use]
     pub fn after(self, before: &Self) -> Self {

@@ -17,6 +17,8 @@ pub struct Cluster {
     asker: Asker,
     /// An agent is among the sidecars.
     agent: bool,
+    /// It is known which upstreams there are, and whether an agent is to be asked for them.
+    started: bool,
 }
 
 impl Default for Cluster {
@@ -29,13 +31,14 @@ impl Cluster {
     /// Nobody is there, and nobody is asked yet. `sidecars` are all, of which one may be the agent.
     pub fn new(sidecars: &BTreeMap<Name, Vec<String>>) -> Self {
         let agent = sidecars.values().any(|words| resync::is_agent(words));
-        Self { roster: Roster::default(), asker: Asker::new(sidecars), agent }
+        Self { roster: Roster::default(), asker: Asker::new(sidecars), agent, started: false }
     }
 
-    /// nginx answers: an agent that runs elsewhere is asked if an upstream means it. One of our own is asked
-    /// once it is started ([`Cluster::agent_started`]).
+    /// nginx answers, and these are its upstreams: an agent that runs elsewhere is asked if one of them means it, once. One of
+    /// our own is asked once it is started ([`Cluster::agent_started`]).
     pub fn start(&mut self, upstreams: &Upstreams) {
-        if !self.agent && resync::is_wanted(upstreams, &BTreeMap::new()) {
+        let before = std::mem::replace(&mut self.started, true);
+        if !before && !self.agent && resync::is_wanted(upstreams, &BTreeMap::new()) {
             self.asker.want();
         }
     }

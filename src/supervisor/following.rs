@@ -29,6 +29,8 @@ pub struct Following {
     /// Those that nginx is about to follow, or to follow in another shape, and their servers.
     coming: Groups,
     arrivals: Peers,
+    /// What nginx was told of what it has read, where no more is known of that.
+    recalled: Option<Zone>,
     zone: Arc<Zone>,
     /// It is to be handed on.
     is_new: bool,
@@ -75,13 +77,23 @@ impl Following {
             }
         }
         self.whys = whys;
-        self.dismiss();
+        self.coming.clear();
+        self.arrivals.clear();
+        self.recalled = None;
     }
 
     /// nginx reads nothing else after all.
-    pub fn dismiss(&mut self) {
+    pub fn dismiss(&mut self, now: Instant) {
         self.coming.clear();
         self.arrivals.clear();
+        if let Some(recalled) = self.recalled.clone() {
+            self.recall(recalled, now);
+        }
+    }
+
+    /// Whether nginx is about to read something else, and what it is told may be for that.
+    pub fn is_between(&self) -> bool {
+        !self.coming.is_empty()
     }
 
     /// Servers come and go within what nginx reads.
@@ -99,14 +111,19 @@ impl Following {
             peers.extend(self.arrivals.clone());
             self.zone.next(&groups, &peers)
         };
+        let zone = match &self.recalled {
+            Some(recalled) => zone.with_others_of(recalled),
+            None => zone,
+        };
         self.replace(zone, now);
     }
 
     /// nginx is to be told what it was told before, and reads what was live then.
     pub fn recall(&mut self, zone: Zone, now: Instant) {
-        *self = Self { zone: Arc::clone(&self.zone), ..Self::default() };
         // Who asks is another nginx, and may do so from where one asked before.
-        self.replace(zone.after(&self.zone), now);
+        let zone = zone.after(&self.zone);
+        *self = Self { zone: Arc::clone(&self.zone), recalled: Some(zone.clone()), ..Self::default() };
+        self.replace(zone, now);
     }
 
     /// What nginx is told.
@@ -117,7 +134,8 @@ impl Following {
     /// nginx is about to read a configuration with these, and asks as soon as it has. What stays as it is counts as it
     /// is by now; what is left is told to workers of before.
     pub fn prepare(&mut self, groups: &Groups, peers: &Peers, live: &Peers, now: Instant) {
-        self.dismiss();
+        self.coming.clear();
+        self.arrivals.clear();
         for (name, group) in groups {
             if self.groups.get(name).is_none_or(|before| !before.has_shape_of(group)) {
                 self.coming.insert(name.clone(), group.clone());
@@ -159,19 +177,25 @@ impl Following {
 
     /// nginx has taken something in, or asks again.
     pub fn on_news(&mut self, news: &News, now: Instant) {
-        let (News::Taken { name, version } | News::Heard { name, version }) = news;
-        self.names
-            .iter_mut()
-            .filter(|(other, _)| label_of(other) == label_of(name))
-            .for_each(|(_, told)| told.taken = true);
-        let told = self.names.entry(name.clone()).or_default();
-        told.taken = true;
-        told.untaken = told.untaken.filter(|(last, _)| version < last).map(|(last, _)| (last, now));
         match news {
+            News::Told { name } => self.names.entry(name.clone()).or_default().deaf = true,
             // Also a new worker that is told what others know.
-            News::Taken { .. } => told.deaf = true,
-            News::Heard { .. } => told.deaf &= told.untaken.is_some(),
+            News::Taken { name, version } => self.takes_in(name, *version, now).deaf = true,
+            News::Heard { name, version } => {
+                let told = self.takes_in(name, *version, now);
+                told.deaf &= told.untaken.is_some();
+            }
         }
+    }
+
+    /// nginx uses this version of what is told at a name.
+    fn takes_in(&mut self, name: &str, version: u64, now: Instant) -> &mut Told {
+        let asks = self.names.iter_mut().filter(|(other, _)| label_of(other) == label_of(name));
+        asks.for_each(|(_, told)| told.taken = true);
+        let told = self.names.entry(name.to_owned()).or_default();
+        told.taken = true;
+        told.untaken = told.untaken.filter(|(last, _)| version < *last).map(|(last, _)| (last, now));
+        told
     }
 
     /// What is to be told, if it has become something else.
@@ -324,7 +348,7 @@ mod tests {
         assert_eq!(told(&following), [true, true]);
         following.tell(&peers_of_one, now);
         assert_eq!(told(&following), [true, true], "a change meanwhile");
-        following.dismiss();
+        following.dismiss(now);
         following.tell(&peers_of_one, now);
         assert_eq!(told(&following), [true, false], "refused");
         following.prepare(&both, &peers_of_both, &peers_of_one, now);
@@ -336,6 +360,29 @@ mod tests {
         following.adopt(one, BTreeMap::new());
         following.tell(&peers_of_one, now);
         assert_eq!(told(&following), [true, false]);
+    }
+
+    #[test]
+    fn what_was_live_last_is_told_until_something_else_is() {
+        let now = Instant::now();
+        let ((b, peers_of_b), last) = (groups(&["B"]), zone(&[("0.a", 1), ("0.b", 2)]));
+        let told = |following: &Following, part: &str| following.zone().get(part).map(|set| set.servers.clone());
+        let mut following = Following::default();
+        following.recall(last.clone(), now);
+        let last = |part: &str| last.get(part).map(|set| set.servers.clone());
+        assert_eq!((told(&following, "0.a"), told(&following, "0.b")), (last("0.a"), last("0.b")));
+        following.prepare(&b, &peers_of_b, &Peers::new(), now);
+        assert_eq!(told(&following, "0.a"), last("0.a"), "it may be refused");
+        assert_ne!(told(&following, "0.b"), last("0.b"));
+        assert!(following.is_between());
+        let version = following.zone().get("0.b").unwrap().version;
+        following.dismiss(now);
+        assert_eq!((told(&following, "0.a"), told(&following, "0.b")), (last("0.a"), last("0.b")));
+        assert!(following.zone().get("0.b").unwrap().version > version && !following.is_between());
+        following.prepare(&b, &peers_of_b, &Peers::new(), now);
+        following.adopt(b, BTreeMap::new());
+        following.tell(&peers_of_b, now);
+        assert_eq!(told(&following, "0.a"), None);
     }
 
     #[test]

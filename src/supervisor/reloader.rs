@@ -344,6 +344,7 @@ impl Reloader {
     pub fn prove(&mut self) {
         self.watch = None;
         self.proven = true;
+        self.servers.has_answered();
         if let Err(err) = self.setup.disk.prove() {
             log::line(Level::Warn, "reload", &format!("the files of before cannot be removed: {err}"));
         }
@@ -402,7 +403,6 @@ impl Reloader {
     pub fn silent(&mut self) {
         self.watch = None;
         self.setup.socket = None;
-        self.servers.has_answered();
         self.read_clients();
     }
 

@@ -157,7 +157,8 @@ impl Watch {
     fn follow(&mut self, seen: Seen) {
         let Seen { followed, looks: before, named_only } = seen;
         let now = followed.look();
-        let is_unread = |path: &PathBuf| named_only && !followed.names(path);
+        let is_named = |path: &PathBuf| followed.names(path) || self.followed.names(path);
+        let is_unread = |path: &PathBuf| named_only && !followed.is_empty() && !is_named(path);
         let unread = self.known.keys().filter(|path| is_unread(path));
         let paths = before.keys().chain(now.keys()).chain(unread).into_set();
         let known = paths.into_iter().map(|path| {

@@ -1,24 +1,25 @@
 //! One who follows the servers at a name: what it was told, and what comes next between it and us.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::News;
 use super::pace::Pace;
-use super::{Action, News};
 use crate::live::message::Question;
 use crate::live::zone::{Served, Set};
 
-/// Longest time that a question is held. nginx would give up after a day (`resolver_timeout`), and ask no other for a day.
-pub const HOLD: Duration = Duration::from_secs(12 * 3600);
+/// Longest time that a question is held, also if it is held for a second time. nginx would give up after a day
+/// (`resolver_timeout`), and ask no other for a day.
+pub const HOLD: Duration = Duration::from_secs(11 * 3600);
 
 /// So much longer at each further name of an upstream: nginx does not listen for eleven seconds where it is told that there is
 /// nobody, and is not to be deaf at all names at once.
 const STAGGER: Duration = Duration::from_secs(30);
 
-/// At the names from here on no longer: there are less than a hundred, and the day must not be over.
-const LAST_STAGGERED: u32 = 1000;
+/// At the names from here on no longer: there are hardly as many, and the day must not be over.
+const LAST_STAGGERED: u32 = 100;
 
 /// nginx asks anew a second after it was told of servers, eleven seconds after it was told that there are none, and repeats a
 /// question every five. Whoever has been silent for longer does not count where somebody else goes on.
@@ -116,18 +117,25 @@ impl Poller {
         let (name, version) = (part.to_owned(), self.told.as_ref()?.version);
         match self.state {
             State::Held { .. } => Some(News::Heard { name, version }),
-            State::Told { taken: true, .. } => Some(News::Taken { name, version }),
+            State::Told { taken: true, .. } if self.heard => Some(News::Taken { name, version }),
             _ => None,
         }
     }
 
-    /// nginx uses what it was told.
-    pub fn use_it(&mut self, key: &Key, newest: &BTreeMap<String, SocketAddr>, actions: &mut Vec<Action>) {
-        let State::Told { taken, .. } = &mut self.state else { return };
+    /// It uses what it was told, and that is news of nginx if it counts. Where others have `asked_again`, one that has not may be
+    /// anybody.
+    pub fn use_it(
+        &mut self,
+        key: &Key,
+        newest: &BTreeMap<String, SocketAddr>,
+        asked_again: &BTreeSet<String>,
+    ) -> Option<News> {
+        let State::Told { taken, .. } = &mut self.state else { return None };
         let told = self.told.as_ref().filter(|_| !std::mem::replace(taken, true));
-        if let Some(set) = told.filter(|_| is_newest(key, newest)) {
-            actions.push(Action::Report(News::Taken { name: key.1.clone(), version: set.version }));
-        }
+        let version = told.filter(|_| is_newest(key, newest))?.version;
+        let name = key.1.clone();
+        let is_sure = self.heard || !asked_again.contains(&name);
+        Some(if is_sure { News::Taken { name, version } } else { News::Told { name } })
     }
 }
 

@@ -101,7 +101,7 @@ impl Servers {
 
     /// nginx reads nothing else after all.
     pub fn dismiss(&mut self) {
-        self.following.dismiss();
+        self.following.dismiss(Instant::now());
     }
 
     /// Keeps what nginx is told for a start with the last good set, once it has answered.
@@ -132,6 +132,9 @@ impl Servers {
     /// Keeps what nginx is told, if that is to be kept and has changed.
     pub fn write_answers(&mut self, now: Instant) {
         if let Some(answers) = self.answers.as_mut().filter(|_| self.unkept && self.has_answered) {
+            if self.following.is_between() {
+                return;
+            }
             self.unkept = !answers.write(self.following.zone(), now);
         }
     }

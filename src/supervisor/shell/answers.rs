@@ -130,9 +130,11 @@ impl Shell {
     /// Takes in who is in the Serf cluster, or what the upstreams are by now.
     pub(super) fn gather(&mut self) {
         let Some(reloader) = &mut self.reloader else { return };
-        if let Some(snapshot) = reloader.servers.upstreams().map(|upstreams| self.cluster.snapshot(upstreams)) {
-            reloader.servers.gathered(snapshot);
-        }
+        let Some(upstreams) = reloader.servers.upstreams() else { return };
+        // They may not have been known when nginx started.
+        self.cluster.start(upstreams);
+        let snapshot = self.cluster.snapshot(upstreams);
+        reloader.servers.gathered(snapshot);
     }
 
     /// Has it wait for the next reload.
