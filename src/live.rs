@@ -9,7 +9,7 @@ pub mod responder;
 pub mod serve;
 pub mod zone;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -184,6 +184,12 @@ impl Group {
         let mut places = self.places;
         places.extend(&live.places);
         Self { places, ..self }
+    }
+
+    /// Keeps no place for who is not among these: nginx may not listen there when they come back.
+    pub fn forget_others(&mut self, peers: &[Peer]) {
+        let there: BTreeSet<SocketAddr> = peers.iter().filter_map(|peer| address(peer, true)).collect();
+        self.places.retain(|address, _| there.contains(address));
     }
 
     /// Where a peer stands and what nginx is told of it, if it is told anything.
@@ -441,6 +447,15 @@ mod tests {
         let stands = |group: &Group, number: u16| group.places[&SocketAddr::from(([10, 0, 0, 1], number))];
         assert_eq!((stands(&live, 4), stands(&live, 5)), (stands(&told, 4), stands(&adopted, 5)));
         assert_ne!(stands(&live, 4), 0);
+    }
+
+    #[test]
+    fn who_comes_back_stands_where_nginx_listens() {
+        let mut group = arranged(None, &peers(1..=3));
+        group.forget_others(&peers(1..=2));
+        let away = |at: usize| at != 0;
+        let back = arrange(Some(&group), &Upstream::sample(), &peers(1..=3), NEW, &away).unwrap();
+        assert_eq!(counts(&back), [2, 1, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]

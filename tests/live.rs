@@ -308,6 +308,54 @@ fn a_list_in_a_file_is_followed() {
 }
 
 #[test]
+fn who_comes_by_a_list_is_told_before_the_others_go() {
+    let nginx = live_nginx_or_skip!();
+    let [a, b, c] = ["a", "b", "c"].map(Backend::start);
+    let mut site = live::site(&nginx);
+    site.set("NGINIT_WATCH", "true");
+    site.set_list(&a.entry());
+    let nginit = site.start();
+    let steady = Steady::new(&nginit);
+    let load = any_load(&site);
+    site.write("list", &b.entry());
+    answered_by(&nginit, &site, &["b"]);
+    // nginx does not listen at the first name just now, so it stands at another.
+    order(&site, What::Add, &c.entry(), false);
+    site.write("list", "# none");
+    answered_by(&nginit, &site, &["c"]);
+    taken(&nginit);
+    thread::sleep(MS(1500));
+    // Nor does it for ten seconds now, and the one server that there is goes.
+    site.write("list", &a.entry());
+    eventually("there are two", || (nginit.status().upstreams[0].servers == 2).then_some(()));
+    order(&site, What::Remove, &c.entry(), true);
+    answered_by(&nginit, &site, &["a"]);
+    loses_nothing(load, &nginit);
+    steady.holds(&nginit);
+}
+
+/// A client that asks all the time.
+fn any_load(site: &Site) -> load::Load {
+    let (port, mut load) = (site.port, load::Load::default());
+    load.add("any", move || {
+        thread::sleep(MS(2));
+        match get(port, "/") {
+            Ok(answer) if answer.status == 200 => load::Outcome::Fine,
+            other => load::Outcome::Lost(format!("{other:?}")),
+        }
+    });
+    load
+}
+
+#[track_caller]
+fn loses_nothing(load: load::Load, nginit: &support::Nginit) {
+    for (name, tally) in load.stop() {
+        let lost = tally.lost.lock().unwrap();
+        assert!(lost.is_empty(), "{name}: {tally}: {:?}\n{}", lost.first(), nginit.report());
+    }
+}
+
+#[test]
 fn the_control_thread_dies_and_changes_come_all_the_same() {
     let nginx = live_nginx_or_skip!();
     let [a, b, c, d] = ["a", "b", "c", "d"].map(Backend::start);
@@ -316,15 +364,7 @@ fn the_control_thread_dies_and_changes_come_all_the_same() {
     site.set_list(&a.entry());
     let nginit = site.start();
     let steady = Steady::new(&nginit);
-    let mut load = load::Load::default();
-    let port = site.port;
-    load.add("any", move || {
-        thread::sleep(MS(2));
-        match get(port, "/") {
-            Ok(answer) if answer.status == 200 => load::Outcome::Fine,
-            other => load::Outcome::Lost(format!("{other:?}")),
-        }
-    });
+    let load = any_load(&site);
     order(&site, What::Add, &b.entry(), false);
     crash(&nginit, &site);
     answered_by(&nginit, &site, &["a", "b"]);
@@ -337,10 +377,7 @@ fn the_control_thread_dies_and_changes_come_all_the_same() {
     eventually("commands reach it", || (run(&site, &["status"]).0 == Some(0)).then_some(()));
     follow(&site, What::Add, &d.entry());
     answered_by(&nginit, &site, &["a", "b", "c", "d"]);
-    for (name, tally) in load.stop() {
-        let lost = tally.lost.lock().unwrap();
-        assert!(lost.is_empty(), "{name}: {tally}: {:?}\n{}", lost.first(), nginit.report());
-    }
+    loses_nothing(load, &nginit);
     steady.holds(&nginit);
 }
 

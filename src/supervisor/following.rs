@@ -103,6 +103,9 @@ impl Following {
 
     /// Tells nginx of these servers.
     pub fn tell(&mut self, peers: &Peers, now: Instant) {
+        for (name, group) in &mut self.groups {
+            group.forget_others(peers.get(name).map_or(&[], Vec::as_slice));
+        }
         let zone = if self.coming.is_empty() {
             self.zone.next(&self.groups, peers)
         } else {

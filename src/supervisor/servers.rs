@@ -141,7 +141,8 @@ impl Servers {
     }
 
     /// The candidate whose making `began` then is live now.
-    pub fn adopt(&mut self, candidate: Candidate, began: Instant) {
+    pub fn adopt(&mut self, mut candidate: Candidate, began: Instant) {
+        self.place_newcomers(&mut candidate);
         self.files = Some(candidate.watched());
         if self.live.as_ref().is_none_or(|live| !Arc::ptr_eq(live, &candidate.read)) {
             self.read_at = began;

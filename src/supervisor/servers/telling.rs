@@ -94,6 +94,22 @@ impl Servers {
         everything
     }
 
+    /// Has newcomers of a candidate stand where nginx listens now, which was not known when it was made.
+    pub fn place_newcomers(&self, candidate: &mut Candidate) {
+        let settings = &candidate.read.inputs.settings;
+        let ipv6 = Ipv6::of_kernel();
+        for (name, group) in &mut candidate.groups {
+            let before = self.following.groups().get(name).filter(|before| before.has_shape_of(group));
+            let Some((before, upstream)) = before.zip(settings.upstreams.get(name)) else { continue };
+            let peers = candidate.peers.get(name).map_or(&[][..], Vec::as_slice);
+            let (ability, listens) = (self.runs.ability(settings, ipv6, name), |at| self.following.listens(name, at));
+            let placed = live::arrange(Some(before), upstream, peers, ability, &listens);
+            if let Some(placed) = placed.ok().filter(|placed| placed.has_shape_of(group)) {
+                *group = placed;
+            }
+        }
+    }
+
     /// nginx is about to read this candidate.
     pub fn prepare(&mut self, candidate: &Candidate) {
         self.following.prepare(&candidate.groups, &candidate.peers, &self.peers, Instant::now());
