@@ -308,6 +308,25 @@ fn a_list_in_a_file_is_followed() {
 }
 
 #[test]
+fn a_list_that_is_another_one_each_time_loses_nothing() {
+    let nginx = live_nginx_or_skip!();
+    let [a, b, c] = ["a", "b", "c"].map(Backend::start);
+    let mut site = live::site(&nginx);
+    site.set("NGINIT_WATCH", "true");
+    site.set_list(&a.entry());
+    let nginit = site.start();
+    let steady = Steady::new(&nginit);
+    let load = any_load(&site);
+    for servers in [[&b, &b], [&c, &c], [&a, &b], [&c, &c], [&b, &a], [&a, &a]].iter().cycle().take(18) {
+        site.write("list", &servers.map(Backend::entry).join("\n"));
+        thread::sleep(MS(250));
+    }
+    answered_by(&nginit, &site, &["a"]);
+    loses_nothing(load, &nginit);
+    steady.holds(&nginit);
+}
+
+#[test]
 fn who_comes_by_a_list_is_told_before_the_others_go() {
     let nginx = live_nginx_or_skip!();
     let [a, b, c] = ["a", "b", "c"].map(Backend::start);

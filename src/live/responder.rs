@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::message::{Kind, LONGEST_OVER_TCP, LONGEST_OVER_UDP, Question, Subject, Sure};
-use super::zone::{Zone, label_of};
+use super::zone::{Set, Zone, label_of};
 use pace::Pace;
 use poller::{Key, Poller, State, held_until, is_newest, newcomers};
 
@@ -330,6 +330,7 @@ impl Responder {
         self.pollers.insert(key.clone(), Poller { came, asked: now, told, heard, state });
         if has_news {
             self.open_gates(now);
+            self.tell_all(now);
         }
         self.tell(&key, now);
     }
@@ -355,6 +356,11 @@ impl Responder {
     /// Answers what a poller has asked, if it is time to.
     fn tell(&mut self, key: &Key, now: Instant) {
         let set = self.zone.get(&key.1).cloned();
+        let empties = |set: &Set| {
+            let told = self.pollers.get(key).and_then(|poller| poller.told.as_ref());
+            set.servers.is_empty() && told.map_or(set.freed, |told| !told.servers.is_empty())
+        };
+        let is_too_early = set.as_deref().is_some_and(empties) && !self.has_others(&key.1);
         let Some(poller) = self.pollers.get_mut(key) else { return };
         let State::Held { question, since } = &mut poller.state else { return };
         let over = now >= held_until(&key.1, *since);
@@ -377,7 +383,7 @@ impl Responder {
             // Nobody knows what it has at a name that was not always free.
             None => !set.servers.is_empty() || set.freed,
         };
-        if !(news || over) {
+        if !(news || over) || is_too_early {
             return;
         }
         let newcomers = newcomers(poller.told.as_deref(), &set);
@@ -397,6 +403,22 @@ impl Responder {
         poller.state = state;
         self.actions.push(action);
         self.begin_burst(key, newcomers, now);
+    }
+
+    /// Whether nginx uses servers of the same upstream at another name, if there are to be any: it is not left without.
+    fn has_others(&self, part: &str) -> bool {
+        let Some(label) = label_of(part) else { return true };
+        let mut others =
+            self.zone.iter().filter(|(part, set)| is_of(part, label) && !set.servers.is_empty()).peekable();
+        let uses = |(part, set): (&str, &Arc<Set>)| {
+            let is_used = |(key, poller): (&Key, &Poller)| {
+                key.1 == part
+                    && poller.told.as_ref().is_some_and(|told| told.version == set.version)
+                    && !matches!(poller.state, State::Told { taken: false, .. })
+            };
+            self.pollers.iter().any(is_used)
+        };
+        others.peek().is_none() || others.any(uses)
     }
 
     /// Answers at once what was too long.
@@ -519,7 +541,7 @@ mod tests {
     use super::poller::HOLD;
     use super::*;
     use crate::live::message::tests::{A, AAAA, SRV, question};
-    use crate::live::zone::{Served, Set};
+    use crate::live::zone::Served;
 
     const NAME: &str = "_http._tcp.0.web.nginit";
 
@@ -899,6 +921,23 @@ mod tests {
         assert_eq!(bench.zone(20_000, zone(4, Vec::new())), [], "free as before");
         assert_eq!(bench.zone(21_000, zone(5, servers(2))), told(&servers(2)));
         assert_eq!(bench.news.last(), Some(&heard(4)));
+    }
+
+    #[test]
+    fn a_name_is_emptied_once_nginx_has_servers_at_another_one() {
+        let other = "_http._tcp.1.web.nginit";
+        let set = |version, servers: Vec<Served>| Set { version, freed: servers.is_empty(), servers };
+        let both =
+            |first: Set, second: Set| Arc::new(Zone::of([("0.web".to_owned(), first), ("1.web".to_owned(), second)]));
+        let mut bench = Bench::new(1, Vec::new());
+        let never = Set { version: 2, servers: Vec::new(), freed: false };
+        bench.responder = Responder::new(both(set(1, servers(1)), never));
+        bench.asks(0, 1, NAME);
+        bench.asks(0, 2, other);
+        bench.asks(1_000, 3, NAME);
+        assert_eq!(bench.zone(2_000, both(set(3, Vec::new()), set(4, servers(2)))), told(&servers(2)));
+        assert_eq!(bench.wait(2_005), [], "it may not use them yet");
+        assert_eq!(bench.wait(2_020), [Said::NoSuchName]);
     }
 
     #[test]
