@@ -188,7 +188,12 @@ impl Group {
 
     /// Keeps no place for who is not among these: nginx may not listen there when they come back.
     pub fn forget_others(&mut self, peers: &[Peer]) {
-        let there: BTreeSet<SocketAddr> = peers.iter().filter_map(|peer| address(peer, true)).collect();
+        let there = peers.iter().filter_map(|peer| address(peer, true));
+        // Mostly, there are no others.
+        if there.clone().filter(|address| self.places.contains_key(address)).count() == self.places.len() {
+            return;
+        }
+        let there: BTreeSet<SocketAddr> = there.collect();
         self.places.retain(|address, _| there.contains(address));
     }
 

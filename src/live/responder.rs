@@ -320,9 +320,8 @@ impl Responder {
                     }
                     _ => {}
                 }
-                let hears = poller.told.is_some() && matches!(poller.state, State::Told { .. });
-                (heard, has_news) = (poller.heard || hears, hears);
-                told = poller.told;
+                has_news = poller.told.is_some() && matches!(poller.state, State::Told { .. });
+                (heard, told) = (poller.heard, poller.told);
                 poller.came
             }
         };

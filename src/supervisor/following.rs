@@ -77,18 +77,21 @@ impl Following {
             }
         }
         self.whys = whys;
-        self.coming.clear();
-        self.arrivals.clear();
+        self.expect_nothing();
         self.recalled = None;
     }
 
     /// nginx reads nothing else after all.
     pub fn dismiss(&mut self, now: Instant) {
-        self.coming.clear();
-        self.arrivals.clear();
+        self.expect_nothing();
         if let Some(recalled) = self.recalled.clone() {
             self.recall(recalled, now);
         }
+    }
+
+    fn expect_nothing(&mut self) {
+        self.coming.clear();
+        self.arrivals.clear();
     }
 
     /// Whether nginx is about to read something else, and what it is told may be for that.
@@ -137,8 +140,7 @@ impl Following {
     /// nginx is about to read a configuration with these, and asks as soon as it has. What stays as it is counts as it
     /// is by now; what is left is told to workers of before.
     pub fn prepare(&mut self, groups: &Groups, peers: &Peers, live: &Peers, now: Instant) {
-        self.coming.clear();
-        self.arrivals.clear();
+        self.expect_nothing();
         for (name, group) in groups {
             if self.groups.get(name).is_none_or(|before| !before.has_shape_of(group)) {
                 self.coming.insert(name.clone(), group.clone());
